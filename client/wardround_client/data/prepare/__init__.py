@@ -1,0 +1,1 @@
+"""How each public set is made from its source files: pure functions from bytes to bytes."""

@@ -1,0 +1,1 @@
+"""Training at a site: batches, schedule, local loop, cached features."""

@@ -1,0 +1,135 @@
+"""What the local loop trains on: encoded examples, or cached features of a frozen backbone.
+
+Both give batches by example index, so the loop does not know which it has.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from wardround_common.modalities.base import IGNORED, Encoded
+from wardround_common.model import FineTunedModel
+
+
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+class TrainingSet(Protocol):
+    """n examples that a model can be trained and scored on."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def subjects(self) -> torch.Tensor:
+        """int64 [n]."""
+        ...
+
+    def batch(self, rows: torch.Tensor, device: torch.device) -> Batch:
+        """Inputs and targets of the examples at ``rows``."""
+        ...
+
+    def logits(self, model: FineTunedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The model's logits for inputs of a batch."""
+        ...
+
+    def class_counts(self, num_outputs: int) -> torch.Tensor:
+        """int64 [num_outputs], labelled positions of each class."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSet:
+    """Examples that go through the whole model. Padding is cut to each batch's longest."""
+
+    encoded: Encoded
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @property
+    def subjects(self) -> torch.Tensor:
+        """int64 [n]."""
+        return self.encoded.subjects
+
+    def batch(self, rows: torch.Tensor, device: torch.device) -> Batch:
+        """Inputs and targets of the examples at ``rows``."""
+        inputs = {name: tensor[rows] for name, tensor in self.encoded.tensors.items()}
+        targets = self.encoded.targets[rows]
+        if "attention_mask" in inputs:
+            longest = max(int(inputs["attention_mask"].sum(dim=1).max()), 1)
+            inputs = {name: tensor[:, :longest] for name, tensor in inputs.items()}
+            targets = targets[:, :longest] if targets.dim() == 2 else targets
+        return {name: tensor.to(device) for name, tensor in inputs.items()}, targets.to(device)
+
+    def logits(self, model: FineTunedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits through backbone and head."""
+        output: torch.Tensor = model(**inputs)
+        return output
+
+    def class_counts(self, num_outputs: int) -> torch.Tensor:
+        """int64 [num_outputs]."""
+        return _counts(self.encoded.targets, num_outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """Cached features: one vector for each labelled position.
+
+    Attributes:
+        features: float32 [m, d], example after example.
+        targets: int64 [m].
+        subjects: int64 [n].
+        lengths: int64 [n], positions of each example; None where each example has exactly one.
+    """
+
+    features: torch.Tensor
+    targets: torch.Tensor
+    subjects: torch.Tensor
+    lengths: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def batch(self, rows: torch.Tensor, device: torch.device) -> Batch:
+        """Features and targets of the examples at ``rows``; sequences are padded."""
+        if self.lengths is None:
+            return {"features": self.features[rows].to(device)}, self.targets[rows].to(device)
+        stops = self.lengths.cumsum(0)
+        places = [slice(int(stops[r] - self.lengths[r]), int(stops[r])) for r in rows]
+        features = pad_sequence([self.features[place] for place in places], batch_first=True)
+        targets = pad_sequence(
+            [self.targets[place] for place in places], batch_first=True, padding_value=IGNORED
+        )
+        return {"features": features.to(device)}, targets.to(device)
+
+    def logits(self, model: FineTunedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits through the head alone."""
+        output: torch.Tensor = model.head(inputs["features"])
+        return output
+
+    def class_counts(self, num_outputs: int) -> torch.Tensor:
+        """int64 [num_outputs]."""
+        return _counts(self.targets, num_outputs)
+
+    def examples_of_rows(self) -> torch.Tensor:
+        """int64 [m], the example that each position belongs to."""
+        numbers = torch.arange(len(self.subjects))
+        return numbers if self.lengths is None else numbers.repeat_interleave(self.lengths)
+
+
+def _counts(targets: torch.Tensor, num_outputs: int) -> torch.Tensor:
+    return torch.bincount(targets[targets != IGNORED], minlength=num_outputs)
+
+
+def in_order(size: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """Indices 0 to size-1 in batches."""
+    yield from torch.arange(size).split(batch_size)
+
+
+def shuffled(size: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
+    """A seeded permutation of 0 to size-1 in batches."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    yield from order.split(batch_size)

@@ -1,0 +1,274 @@
+"""One site's worker: it holds the data and answers the steps of a run.
+
+The rules:
+
+1. A step is answered only for the federation file and the backbone that this site holds, and only
+   if the layouts are the ones it derives itself: a manifest can ask for nothing else.
+2. What leaves is an array of exactly the derived layout and a receipt of exactly the step's form.
+3. The answer depends on the manifest, the array and the site's data alone, not on what was asked
+   before: asked again, it gives the same bytes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wardround_client.data.load import SiteExamples
+from wardround_client.training.local import Course, predict, train
+from wardround_client.training.seeds import derive_seed
+from wardround_client.worker.comparison import ModelComparison
+from wardround_client.worker.datasets import SiteDatasets
+from wardround_common import __version__
+from wardround_common.errors import WireError
+from wardround_common.exact_head import HeadSums, sums_layout
+from wardround_common.moments import moments_layout
+from wardround_common.shared_model import SharedModel
+from wardround_common.spec.data import TabularData
+from wardround_common.types import SiteId, sha256_hex
+from wardround_common.wire.bodies import (
+    CompareBody,
+    DescribeBody,
+    EvaluateBody,
+    SumsBody,
+    TrainBody,
+)
+from wardround_common.wire.layout import Layout, Packed, as_bytes, pack, unpack
+from wardround_common.wire.step import (
+    Receipt,
+    StepKind,
+    StepManifest,
+    TableMoments,
+    WireModel,
+    layout_to_wire,
+)
+
+Work = tuple[WireModel, Packed | None]
+
+
+class SiteWorker:
+    """Answers steps for one site.
+
+    Args:
+        name: the site.
+        shared: the federation's model; sites of a simulation share it.
+        examples: reads the site's data, when the first step comes.
+        cache: folder for cached features.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        name: SiteId,
+        shared: SharedModel,
+        examples: Callable[[], SiteExamples],
+        cache: Path,
+        device: torch.device,
+    ) -> None:
+        self.name = name
+        self._shared = shared
+        self._load = examples
+        self._cache = cache
+        self._device = device
+        self._examples: SiteExamples | None = None
+        self._datasets: SiteDatasets | None = None
+        self._seconds: dict[str, float] = {}
+        self._steps: dict[StepKind, Callable[[StepManifest, Packed | None], Work]] = {
+            "describe": self._describe,
+            "moments": self._moments,
+            "gram": self._gram,
+            "train": self._train,
+            "evaluate": self._evaluate,
+            "compare": self._compare,
+        }
+
+    def execute(self, manifest: StepManifest, state: Packed | None) -> tuple[Receipt, Packed | None]:
+        """Answer one step.
+
+        Args:
+            manifest: what is asked.
+            state: the array that came with it, of the manifest's state layout; None if empty.
+
+        Returns:
+            The receipt and the array that goes with it.
+
+        Raises:
+            WireError: the manifest is not for this site, file or backbone, or the array is not
+                the one it names.
+            DataError: the site's data cannot be used as declared.
+        """
+        self._seconds = {}
+        self._check(manifest, state)
+        with self._timed("data"):
+            examples = self._loaded()
+        body, update = self._steps[manifest.kind](manifest, state)
+        receipt = Receipt(
+            run=manifest.run,
+            step=manifest.step,
+            kind=manifest.kind,
+            round=manifest.round,
+            manifest_sha256=manifest.digest(),
+            site=self.name,
+            tensors=manifest.reply,
+            update_sha256=None if update is None else sha256_hex(as_bytes(update)),
+            num_subjects=examples.train.num_subjects,
+            num_examples=len(examples.train),
+            body=body.model_dump(mode="json"),
+            seconds=self._seconds,
+        )
+        return receipt, update
+
+    @property
+    def datasets(self) -> SiteDatasets:
+        """The site's data in the forms that steps need."""
+        if self._datasets is None:
+            self._datasets = SiteDatasets(self._shared, self._loaded(), self._cache, self._device)
+        return self._datasets
+
+    def _loaded(self) -> SiteExamples:
+        if self._examples is None:
+            self._examples = self._load()
+        return self._examples
+
+    def _check(self, manifest: StepManifest, state: Packed | None) -> None:
+        spec = self._shared.federation
+        checks = (
+            (manifest.spec_sha256 == spec.digest(), "other_federation_file"),
+            (manifest.backbone_sha256 == self._shared.backbone_digest, "other_backbone"),
+            (self.name in manifest.sites, "not_in_cohort"),
+            (manifest.sites == spec.federation.sites, "other_roster"),
+            (manifest.state == layout_to_wire(self._state_layout(manifest)), "other_state"),
+            (manifest.reply == layout_to_wire(self._reply_layout(manifest)), "other_reply"),
+        )
+        for holds, code in checks:
+            if not holds:
+                raise WireError("the manifest does not fit this site's files", code=code)
+        received = sha256_hex(as_bytes(state)) if state is not None else sha256_hex(b"")
+        if received != manifest.state_sha256:
+            raise WireError("the array is not the one the manifest names", code="state_digest")
+
+    def _state_layout(self, manifest: StepManifest) -> Layout:
+        if manifest.kind in {"train", "evaluate"}:
+            return self._shared.layout(manifest.round)
+        if manifest.kind == "compare":
+            return ModelComparison.state_layout(self._shared)
+        return Layout(())
+
+    def _reply_layout(self, manifest: StepManifest) -> Layout:
+        if manifest.kind == "train":
+            return self._shared.layout(manifest.round)
+        if manifest.kind == "moments":
+            data = self._shared.federation.data
+            return moments_layout(len(data.numeric) if isinstance(data, TabularData) else 0)
+        if manifest.kind == "gram":
+            return sums_layout(self._shared.feature_dim, self._shared.task.num_outputs, self._folds)
+        return Layout(())
+
+    @property
+    def _folds(self) -> int:
+        head = self._shared.federation.exact_head
+        return head.folds if head.ridge == "auto" else 1
+
+    def _describe(self, manifest: StepManifest, state: Packed | None) -> Work:
+        del manifest, state
+        examples = self._loaded()
+        return (
+            DescribeBody(
+                num_test_subjects=examples.test.num_subjects,
+                has_subjects=self._shared.federation.data.subject is not None,
+                findings=tuple(sorted({finding.code for finding in examples.findings})),
+                version=__version__,
+            ),
+            None,
+        )
+
+    def _moments(self, manifest: StepManifest, state: Packed | None) -> Work:
+        del manifest, state
+        return SumsBody(), self.datasets.moment_sums().ravel()
+
+    def _gram(self, manifest: StepManifest, state: Packed | None) -> Work:
+        del state
+        with self._timed("features"):
+            features = self.datasets.features("train", self._table_moments(manifest))
+        sums = HeadSums(self._shared.feature_dim, self._shared.task.num_outputs, self._folds)
+        subjects = features.subjects.numpy()
+        codes, place = np.unique(subjects, return_inverse=True)
+        seed = derive_seed(manifest.seed, "folds", self.name)
+        dealt = np.random.Generator(np.random.PCG64(seed)).permutation(len(codes)) % self._folds
+        folds = dealt[place][features.examples_of_rows().numpy()]
+        sums.add(features.features.numpy(), features.targets.numpy(), folds)
+        return SumsBody(), sums.packed()
+
+    def _train(self, manifest: StepManifest, state: Packed | None) -> Work:
+        spec, round_ = self._shared.federation, manifest.round
+        layout = manifest.state_layout
+        assert state is not None
+        head_only = self._shared.head_only(round_)
+        with self._timed("features"):
+            data = self.datasets.training_set(
+                "train", self._table_moments(manifest), head_only=head_only
+            )
+        received = unpack(layout, state)
+        course = Course(
+            rounds=range(round_, round_ + 1),
+            epochs=spec.training.local_epochs,
+            start=1,
+            total=spec.rounds.count,
+            seed=derive_seed(manifest.seed, "train", self.name),
+            anchor={name: tensor.to(self._device) for name, tensor in received.items()},
+        )
+        with self._timed("train"):
+            self._start_from(received)
+            trained = train(self._shared, data, course, self._device)
+            update = pack(layout, self._shared.tensors(received))
+            update -= state
+        return TrainBody(loss=trained.loss, num_steps=trained.num_steps), update
+
+    def _evaluate(self, manifest: StepManifest, state: Packed | None) -> Work:
+        assert state is not None
+        num_subjects = self.datasets.part("validation").num_subjects
+        if num_subjects == 0:
+            return EvaluateBody(loss=None, metric=None, num_validation_subjects=0), None
+        data = self.datasets.training_set(
+            "validation",
+            self._table_moments(manifest),
+            head_only=self._shared.head_only(manifest.round),
+        )
+        with self._timed("evaluate"):
+            self._start_from(unpack(manifest.state_layout, state))
+            predictions, loss = predict(self._shared, data, self._device)
+        metric = predictions.metric(self._shared.federation.metric)
+        return EvaluateBody(loss=loss, metric=metric, num_validation_subjects=num_subjects), None
+
+    def _compare(self, manifest: StepManifest, state: Packed | None) -> Work:
+        assert state is not None
+        comparison = ModelComparison(
+            self._shared, self.datasets, self._device, seed=manifest.seed, site=self.name
+        )
+        with self._timed("evaluate"):
+            result = comparison.run(
+                unpack(manifest.state_layout, state),
+                self._table_moments(manifest),
+                rounds=manifest.round,
+            )
+        return CompareBody(comparison=result), None
+
+    def _start_from(self, state: dict[str, torch.Tensor]) -> None:
+        """Put the model into the received state; tensors not yet trained are at their start."""
+        self._shared.reset()
+        self._shared.load(state)
+
+    def _table_moments(self, manifest: StepManifest) -> TableMoments | None:
+        data = self._shared.federation.data
+        if isinstance(data, TabularData) and data.standardise == "site":
+            return self.datasets.own_moments()
+        return manifest.moments
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - started

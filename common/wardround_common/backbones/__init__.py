@@ -1,0 +1,1 @@
+"""Pretrained backbones: found, checked against their pinned digest, loaded."""

@@ -1,0 +1,65 @@
+"""Files that survive a crash.
+
+The rules, in order:
+
+1. A file is written whole to a temporary name, fsynced, renamed, and its folder fsynced.
+2. A reader therefore sees the old bytes or the new bytes, never a part.
+3. A failed fsync is fatal: it is never retried, since the kernel may have dropped the page.
+4. An append is fsynced before it is acknowledged; a torn last line is dropped by the reader.
+"""
+
+import os
+from pathlib import Path
+
+from wardround_common.types import Digest, sha256_hex
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames and new names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes | memoryview) -> Digest:
+    """Write ``data`` to ``path`` atomically and durably.
+
+    Args:
+        path: the final name; its folder must exist.
+        data: the whole content.
+
+    Returns:
+        The SHA-256 of ``data``.
+
+    Raises:
+        OSError: the disk refused; the old file, if any, is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)  # noqa: PTH105  one name for the crash tests to hook
+    fsync_folder(path.parent)
+    return sha256_hex(data)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one line and fsync it before returning.
+
+    Args:
+        path: the log; created with its folder entry made durable when new.
+        line: the bytes without the newline.
+
+    Raises:
+        OSError: the disk refused; a partial last line may remain and is dropped by readers.
+    """
+    created = not path.exists()
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if created:
+        fsync_folder(path.parent)

@@ -1,0 +1,1 @@
+"""What a model is worth at a site: scores, intervals over subjects, and a plain verdict."""

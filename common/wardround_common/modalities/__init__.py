@@ -1,0 +1,1 @@
+"""What an example is made of, and how it becomes tensors: one file a modality."""

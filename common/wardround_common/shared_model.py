@@ -1,0 +1,138 @@
+"""The model of a federation, and which of its tensors each round exchanges.
+
+Built from the federation file alone, in the same way at the aggregator and at every site, so both
+know every exchanged name, shape and dtype before the first message. A simulation builds it once
+for all sites: they take turns in it, loading the trainable set in place.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wardround_common.backbones.registry import load_backbone
+from wardround_common.model import FineTunedModel, build_model
+from wardround_common.spec.federation import FederationSpec
+from wardround_common.tasks.base import Task
+from wardround_common.tasks.registry import task_for
+from wardround_common.tuning.registry import tuning_for
+from wardround_common.types import Digest
+from wardround_common.wire.layout import Layout, layout_of
+
+_BACKBONE, _HEAD = "backbone.", "head."
+
+
+class SharedModel:
+    """A model whose trainable set is loaded and read in place.
+
+    Attributes:
+        federation: the file it was built from.
+        task: its loss and metrics.
+        model: the module; in evaluation mode between uses.
+        feature_dim: width of the backbone's features.
+        backbone_digest: SHA-256 of the pretrained weights; None for tables.
+
+    Raises:
+        BackboneError: the backbone is missing, corrupt or not the pinned one.
+        ConfigError: the tuning method does not fit the backbone.
+    """
+
+    def __init__(self, federation: FederationSpec) -> None:
+        self.federation = federation
+        self.task: Task = task_for(federation.task)
+        self._tuning = tuning_for(federation.tuning)
+        loaded = self._tuning.prepare(load_backbone(federation), federation.federation.seed)
+        self.model: FineTunedModel = build_model(
+            loaded, federation.head, self.task.num_outputs, federation.federation.seed
+        )
+        self.feature_dim = loaded.feature_dim
+        self.backbone_digest: Digest | None = loaded.digest
+        self.encoder = loaded.encoder
+        self._blocks = loaded.blocks
+        self._shares_batchnorm = federation.exchange.batchnorm == "shared"
+        last = self.names(max(federation.rounds.count, 1))
+        self.initial = {name: tensor.clone() for name, tensor in self.tensors(last).items()}
+
+    def names(self, round_: int) -> tuple[str, ...]:
+        """Names of the tensors exchanged in a round (from 1), in model order.
+
+        Parameters that the tuning method trains, the head, and - only if the file says so -
+        BatchNorm's running mean and variance. Integer buffers are never among them.
+        """
+        chosen = self._tuning.trainable(self.model.backbone, self._blocks, round_)
+        parameters = [
+            name
+            for name, _ in self.model.named_parameters()
+            if name.startswith(_HEAD) or name.removeprefix(_BACKBONE) in chosen
+        ]
+        return (*parameters, *(self._statistics() if self._shares_batchnorm else ()))
+
+    def layout(self, round_: int) -> Layout:
+        """The layout of the exchange of a round."""
+        return layout_of(self.tensors(self.names(round_)))
+
+    def head_only(self, round_: int) -> bool:
+        """Whether a round leaves the backbone as it is, so that features can be cached."""
+        return all(name.startswith(_HEAD) for name in self.names(round_))
+
+    def tensors(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The model's own tensors by name, detached, not copied."""
+        found = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        return {name: found[name].detach() for name in names}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Write tensors into the model, in place.
+
+        Args:
+            state: name -> values of the tensor's shape; names that are not given keep theirs.
+        """
+        with torch.no_grad():
+            for name, tensor in self.tensors(state).items():
+                tensor.copy_(state[name])
+
+    def reset(self) -> None:
+        """Back to the state before the first round."""
+        self.load(self.initial)
+
+    def train_mode(self, round_: int) -> list[nn.Parameter]:
+        """Make the round's parameters trainable, the rest frozen; returns the trainable ones.
+
+        BatchNorm stays in evaluation mode unless its statistics are shared: a frozen norm layer in
+        training mode would move with raw batches and leak them.
+        """
+        names = frozenset(self.names(round_))
+        self.model.train(True)
+        self.model.backbone.train(not self.head_only(round_))
+        if not self._shares_batchnorm:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        trainable = []
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in names)
+            if name in names:
+                trainable.append(parameter)
+        return trainable
+
+    def head_parameters(self) -> frozenset[int]:
+        """Identities of the head's parameters, for its own learning rate."""
+        return frozenset(id(parameter) for parameter in self.model.head.parameters())
+
+    def _statistics(self) -> Iterable[str]:
+        for prefix, module in self.model.named_modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                yield f"{prefix}.running_mean"
+                yield f"{prefix}.running_var"
+
+
+_built: dict[Digest, SharedModel] = {}
+
+
+def shared_model(federation: FederationSpec) -> SharedModel:
+    """The process's one model of a federation; the last one built is kept."""
+    digest = federation.digest()
+    if digest not in _built:
+        _built.clear()
+        _built[digest] = SharedModel(federation)
+    return _built[digest]

@@ -1,0 +1,1 @@
+"""Federation and site files as typed, frozen models."""

@@ -1,0 +1,1 @@
+"""What is predicted: loss and metrics, one file a task."""

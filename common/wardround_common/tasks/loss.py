@@ -1,0 +1,36 @@
+"""The cross-entropy that all tasks of this product share."""
+
+import torch
+from torch.nn import functional
+
+from wardround_common.modalities.base import IGNORED
+
+
+def cross_entropy(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    class_weights: torch.Tensor | None,
+    label_smoothing: float,
+) -> torch.Tensor:
+    """Mean cross-entropy over labelled positions; with class weights, the weighted mean.
+
+    Args:
+        logits: float32 [..., C].
+        targets: int64 [...]; -100 is ignored.
+        class_weights: float32 [C] or None.
+        label_smoothing: in [0, 1].
+
+    Returns:
+        A float32 scalar; 0, with a zero gradient, where no position is labelled.
+    """
+    flat_targets = targets.reshape(-1)
+    flat_logits = logits.reshape(-1, logits.shape[-1])
+    if not bool((flat_targets != IGNORED).any()):
+        return flat_logits.sum() * 0.0
+    return functional.cross_entropy(
+        flat_logits,
+        flat_targets,
+        weight=class_weights,
+        ignore_index=IGNORED,
+        label_smoothing=label_smoothing,
+    )

@@ -1,0 +1,1 @@
+"""Which parameters a federation trains: one file a method."""

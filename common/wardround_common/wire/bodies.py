@@ -1,0 +1,57 @@
+"""The numbers that a receipt carries for each kind of step."""
+
+from pydantic import Field
+
+from wardround_common.evaluation.scores import SiteComparison
+from wardround_common.wire.step import StepKind, WireModel
+
+
+class DescribeBody(WireModel):
+    """What a site says about itself before a run.
+
+    Attributes:
+        num_test_subjects: held-out subjects.
+        has_subjects: whether the data names patients; if not, each row counted as one.
+        findings: codes of warnings about the data, no values.
+        version: the site's version of this product.
+    """
+
+    num_test_subjects: int = Field(ge=0)
+    has_subjects: bool
+    findings: tuple[str, ...] = Field(max_length=100)
+    version: str = Field(max_length=20, pattern=r"^[0-9a-z.+]+$")
+
+
+class TrainBody(WireModel):
+    """Mean training loss of the round's last local epoch, and the local steps taken."""
+
+    loss: float
+    num_steps: int = Field(ge=0)
+
+
+class EvaluateBody(WireModel):
+    """Federated validation at one site; ``metric`` is None where it is undefined there."""
+
+    loss: float | None
+    metric: float | None = Field(ge=0.0, le=1.0)
+    num_validation_subjects: int = Field(ge=0)
+
+
+class CompareBody(WireModel):
+    """Local, federated and personalised models on the site's held-out subjects."""
+
+    comparison: SiteComparison
+
+
+class SumsBody(WireModel):
+    """Nothing beside the array."""
+
+
+BODIES: dict[StepKind, type[WireModel]] = {
+    "describe": DescribeBody,
+    "moments": SumsBody,
+    "gram": SumsBody,
+    "train": TrainBody,
+    "evaluate": EvaluateBody,
+    "compare": CompareBody,
+}

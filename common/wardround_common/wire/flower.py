@@ -1,0 +1,114 @@
+"""Our messages as Flower messages: the edge to ``flwr.app``, used by both sides.
+
+A packed array travels as one Flower ``Array`` of our own ``stype``: Flower's cost is per tensor,
+and its numpy format lets a header claim any size. Inside one process the array object is handed
+over as it is and its bytes are never made.
+"""
+
+from typing import Final
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from wardround_common.errors import WireError
+from wardround_common.types import ITEM_BYTES
+from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
+from wardround_common.wire.step import StepKind
+
+STYPE: Final = "wardround.packed.v1"
+_MESSAGE, _ARRAYS, _PACKED = "wardround", "arrays", "packed"
+
+MESSAGE_TYPES: Final[dict[StepKind, str]] = {
+    "describe": "query.describe",
+    "moments": "query.moments",
+    "gram": "query.gram",
+    "train": "train",
+    "evaluate": "evaluate",
+    "compare": "query.compare",
+}
+
+
+class PackedArray(Array):
+    """A Flower array over a packed buffer; serialised only if it leaves the process."""
+
+    def __init__(self, packed: Packed) -> None:
+        self.packed = packed
+        self.dtype = packed.dtype.name
+        self.shape = packed.shape
+        self.stype = STYPE
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes, made when Flower asks for them."""
+        return bytes(as_bytes(self.packed))
+
+
+def to_content(json_bytes: bytes, packed: Packed | None) -> RecordDict:
+    """A manifest or receipt and its array as the content of a message."""
+    content = RecordDict({_MESSAGE: ConfigRecord({"bytes": json_bytes})})
+    if packed is not None and len(packed):
+        content[_ARRAYS] = ArrayRecord({_PACKED: PackedArray(packed)})
+    return content
+
+
+def failure_content(code: str) -> RecordDict:
+    """A site's answer that it could not do a step: a code and nothing else."""
+    return RecordDict({_MESSAGE: ConfigRecord({"failure": code})})
+
+
+def failure_of(content: RecordDict) -> str | None:
+    """The failure code in a reply, if it is one.
+
+    Raises:
+        WireError: the reply has not the form of ours.
+    """
+    code = _message(content).get("failure")
+    if code is None:
+        return None
+    if not isinstance(code, str) or not code.replace("_", "").isalnum() or len(code) > 60:
+        raise WireError("the failure code is malformed", code="message_form")
+    return code
+
+
+def json_of(content: RecordDict) -> bytes:
+    """The manifest or receipt bytes in a message.
+
+    Raises:
+        WireError: the message has not the form of ours.
+    """
+    data = _message(content).get("bytes")
+    if not isinstance(data, bytes):
+        raise WireError("the message carries no manifest or receipt", code="message_form")
+    return data
+
+
+def packed_of(content: RecordDict, layout: Layout) -> Packed | None:
+    """The array in a message, viewed as ``layout``; None where the message has none.
+
+    Raises:
+        WireError: another number of arrays, another encoding, or another size or dtype than the
+            layout; decided before anything is allocated.
+    """
+    records = content.array_records
+    if not records:
+        return None
+    array = records[_ARRAYS].get(_PACKED) if list(records) == [_ARRAYS] else None
+    if array is None or len(records[_ARRAYS]) != 1 or array.stype != STYPE:
+        raise WireError("one packed array is expected", code="message_form")
+    if isinstance(array, PackedArray):
+        if array.dtype != layout.dtype or array.packed.size != layout.num_values:
+            promised = layout.num_values * ITEM_BYTES[layout.dtype]
+            raise WireError(f"{promised} bytes were promised", code="update_bytes")
+        return array.packed
+    return from_buffer(layout, array.data)
+
+
+def _message(content: RecordDict) -> ConfigRecord:
+    records = content.config_records
+    if list(records) != [_MESSAGE]:
+        raise WireError("the message has not the expected records", code="message_form")
+    return records[_MESSAGE]
+
+
+def make_reply(message: Message, content: RecordDict) -> Message:
+    """A reply to ``message``."""
+    return Message(content, reply_to=message)

@@ -1,0 +1,156 @@
+"""The manifest of one step (down) and the receipt of one site (up).
+
+A run is a sequence of *steps*; a training round is a step of kind ``train``. Both messages are
+canonical JSON of bounded size, so a digest names exactly one meaning. They carry no text that
+anybody wrote: only names from the federation file, numbers, digests and codes.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wardround_common.canonical import canonical_bytes, parse_canonical
+from wardround_common.errors import WireError
+from wardround_common.types import HEX_DIGEST, SITE_NAME, Digest, TensorSpec, sha256_hex
+from wardround_common.wire.layout import Layout
+
+MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_RECEIPT_BYTES = 1 * 2**20
+
+StepKind = Literal["describe", "moments", "gram", "train", "evaluate", "compare"]
+HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
+SiteName = Annotated[str, Field(pattern=SITE_NAME)]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+WireTensor = tuple[str, Literal["float32", "float64"], tuple[int, ...]]
+
+
+class WireModel(BaseModel):
+    """Frozen, closed, canonical."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_bytes(self) -> bytes:
+        """The canonical encoding."""
+        return canonical_bytes(self.model_dump(mode="json"))
+
+    def digest(self) -> Digest:
+        """The SHA-256 of the canonical encoding."""
+        return sha256_hex(self.to_bytes())
+
+
+Model = TypeVar("Model", bound=WireModel)
+
+
+def parse(model: type[Model], data: bytes, *, max_bytes: int) -> Model:
+    """Decode a wire model.
+
+    Raises:
+        WireError: too long, not canonical JSON, or not of the model's form.
+    """
+    parse_canonical(data, max_bytes=max_bytes)
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise WireError(f"not a {model.__name__}", code="message_form") from error
+
+
+class TableMoments(WireModel):
+    """Federated mean and deviation of the numeric columns, in the federation file's order."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class StepManifest(WireModel):
+    """What every site of a step is told.
+
+    Attributes:
+        run: the run's identifier.
+        step: number of the step in the run, from 0; never reused, also not after an abandoned one.
+        kind: what is asked.
+        round: training round that the step belongs to, from 1; 0 before training.
+        sites: the cohort, in roster order.
+        spec_sha256: canonical hash of the federation file; a site that holds another one refuses.
+        backbone_sha256: digest of the backbone, or None for tables.
+        state: layout of the array that comes with this manifest.
+        state_sha256: its digest.
+        reply: layout of the array that is wanted back; empty where only the receipt is.
+        update_norm: largest L2 norm of the reply.
+        subjects: largest number of training subjects a site may claim.
+        bound: largest magnitude of a value in the reply.
+        seed: the run's seed.
+        moments: how numeric columns are standardised, once that is known.
+    """
+
+    protocol: Literal[1] = 1
+    run: RunId
+    step: int = Field(ge=0)
+    kind: StepKind
+    round: int = Field(ge=0)
+    sites: tuple[SiteName, ...]
+    spec_sha256: HexDigest
+    backbone_sha256: HexDigest | None
+    state: tuple[WireTensor, ...] = ()
+    state_sha256: HexDigest
+    reply: tuple[WireTensor, ...] = ()
+    update_norm: float = Field(gt=0)
+    subjects: int = Field(ge=1)
+    bound: float = Field(gt=0)
+    seed: int = Field(ge=0)
+    moments: TableMoments | None = None
+
+    @property
+    def state_layout(self) -> Layout:
+        """The layout of the array that comes with this manifest."""
+        return layout_from_wire(self.state)
+
+    @property
+    def reply_layout(self) -> Layout:
+        """The layout of the array that is wanted back."""
+        return layout_from_wire(self.reply)
+
+
+class Receipt(WireModel):
+    """What a site answers.
+
+    Attributes:
+        manifest_sha256: digest of the manifest that was answered: binds run, step, round, cohort,
+            model and limits, so a receipt fits one question only.
+        site: who answers.
+        tensors: layout of the array that comes with it; must be the manifest's ``reply``.
+        update_sha256: digest of that array's bytes; None when there is none.
+        num_subjects: training subjects behind the answer: the weight.
+        num_examples: training examples behind it.
+        body: numbers of this kind of step; see :mod:`wardround_common.wire.bodies`.
+        seconds: time by phase, in seconds; measured, hence not part of any result.
+    """
+
+    protocol: Literal[1] = 1
+    run: RunId
+    step: int = Field(ge=0)
+    kind: StepKind
+    round: int = Field(ge=0)
+    manifest_sha256: HexDigest
+    site: SiteName
+    tensors: tuple[WireTensor, ...] = ()
+    update_sha256: HexDigest | None = None
+    num_subjects: int
+    num_examples: int
+    body: dict[str, Any] = Field(default_factory=dict)
+    seconds: dict[Literal["data", "features", "train", "evaluate"], float] = Field(
+        default_factory=dict
+    )
+
+
+def layout_to_wire(layout: Layout) -> tuple[WireTensor, ...]:
+    """A layout as manifests and receipts carry it."""
+    return tuple((t.name, t.dtype, t.shape) for t in layout.tensors)
+
+
+def layout_from_wire(tensors: tuple[WireTensor, ...]) -> Layout:
+    """The layout behind a manifest's list.
+
+    Raises:
+        WireError: the list is not a legal layout.
+    """
+    return Layout(tuple(TensorSpec(name, dtype, shape) for name, dtype, shape in tensors))

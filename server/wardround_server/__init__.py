@@ -1,0 +1,1 @@
+"""The aggregator: round engine, admission, aggregation, simulation, report."""

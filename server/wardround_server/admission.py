@@ -1,0 +1,162 @@
+"""The gate before any arithmetic: what a site sent is checked whole, or refused whole.
+
+The rules, in the order in which they are applied; the first that fails names the refusal:
+
+1. The receipt is canonical JSON of bounded size and exactly of our form.
+2. It answers *this* manifest (digest), as *this* site, which is in the cohort, for the first time.
+3. Its tensor list is the manifest's: same names, order, dtypes, shapes.
+4. The byte count is the promised one. Until here nothing was allocated for the array.
+5. The array's digest is the receipt's.
+6. The weight is a whole number from 1 to the manifest's cap, and the one the site gave at the start.
+7. Every value is finite and within the manifest's bound, and the L2 norm within its limit.
+8. The body has the form that this kind of step promises.
+
+A refusal costs the site its contribution to this step; the run goes on without it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import ValidationError
+
+from wardround_common.canonical import canonical_bytes
+from wardround_common.errors import RefusedError, WireError
+from wardround_common.types import Digest, SiteId, sha256_hex
+from wardround_common.wire.bodies import BODIES
+from wardround_common.wire.layout import Packed, as_bytes, flat_tensor
+from wardround_common.wire.step import (
+    MAX_RECEIPT_BYTES,
+    Receipt,
+    StepManifest,
+    WireModel,
+    layout_from_wire,
+    parse,
+)
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A contribution that passed every rule.
+
+    Attributes:
+        site: whose it is.
+        receipt: the site's receipt.
+        receipt_bytes: its canonical bytes, as received.
+        body: its typed body.
+        update: the array; None where the step wants none.
+        update_sha256: its digest; None likewise.
+    """
+
+    site: SiteId
+    receipt: Receipt
+    receipt_bytes: bytes
+    body: WireModel
+    update: Packed | None
+    update_sha256: Digest | None
+
+
+def admit(
+    manifest: StepManifest,
+    site: SiteId,
+    receipt_bytes: bytes,
+    update: Packed | None,
+    *,
+    subjects_of: Mapping[SiteId, int],
+) -> Admitted:
+    """Check one contribution.
+
+    Args:
+        manifest: what was asked.
+        site: who the carrier says is answering.
+        receipt_bytes: as received.
+        update: the array as received: a view of exactly ``manifest.reply_layout``'s dtype and
+            size (carriers refuse other byte counts before they make the view), or None.
+        subjects_of: training subjects that each site declared when the run began; a site that is
+            not in it yet may declare.
+
+    Raises:
+        RefusedError: the first rule that failed, as a code.
+    """
+    try:
+        receipt = parse(Receipt, receipt_bytes, max_bytes=MAX_RECEIPT_BYTES)
+    except WireError as error:
+        raise RefusedError("the receipt is malformed", code=error.code) from error
+    _check_identity(manifest, site, receipt)
+    _check_layout(manifest, receipt, update)
+    _check_weight(manifest, site, receipt, subjects_of)
+    digest = _check_values(manifest, receipt, update)
+    try:
+        body = BODIES[manifest.kind].model_validate_json(canonical_bytes(receipt.body), strict=True)
+    except (ValidationError, ValueError) as error:
+        raise RefusedError("the body is not of the step's form", code="body_form") from error
+    return Admitted(site, receipt, receipt_bytes, body, update, digest)
+
+
+def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> None:
+    checks = (
+        (receipt.run == manifest.run, "wrong_run"),
+        (receipt.step == manifest.step, "wrong_step"),
+        (receipt.round == manifest.round, "wrong_round"),
+        (receipt.kind == manifest.kind, "wrong_kind"),
+        (receipt.site == site, "wrong_site"),
+        (site in manifest.sites, "not_in_cohort"),
+        (receipt.manifest_sha256 == manifest.digest(), "wrong_manifest"),
+    )
+    for holds, code in checks:
+        if not holds:
+            raise RefusedError("the receipt does not answer this manifest", code=code)
+
+
+def _check_layout(manifest: StepManifest, receipt: Receipt, update: Packed | None) -> None:
+    if receipt.tensors != manifest.reply:
+        raise RefusedError("names, shapes, dtypes or order differ", code="layout_mismatch")
+    wanted = layout_from_wire(manifest.reply)
+    if (update is None) != (wanted.num_values == 0):
+        raise RefusedError("an array is missing or not wanted", code="update_bytes")
+    if update is not None and (
+        update.dtype.name != wanted.dtype or update.shape != (wanted.num_values,)
+    ):
+        raise RefusedError("the array has not the promised size", code="update_bytes")
+
+
+def _check_weight(
+    manifest: StepManifest, site: SiteId, receipt: Receipt, subjects_of: Mapping[SiteId, int]
+) -> None:
+    if not 1 <= receipt.num_subjects <= manifest.subjects:
+        raise RefusedError("the weight is not within the limits", code="weight_range")
+    if receipt.num_examples < receipt.num_subjects:
+        raise RefusedError("fewer examples than subjects", code="weight_range")
+    if subjects_of.get(site, receipt.num_subjects) != receipt.num_subjects:
+        raise RefusedError("the weight is not the one declared", code="weight_changed")
+
+
+def _check_values(manifest: StepManifest, receipt: Receipt, update: Packed | None) -> Digest | None:
+    if update is None:
+        if receipt.update_sha256 is not None:
+            raise RefusedError("a digest without an array", code="update_digest")
+        return None
+    digest = sha256_hex(as_bytes(update))
+    if digest != receipt.update_sha256:
+        raise RefusedError("the array is not the one the receipt names", code="update_digest")
+    largest, norm = magnitudes(update)
+    if not np.isfinite(norm) or not np.isfinite(largest):
+        raise RefusedError("a value is not finite", code="not_finite")
+    if largest > manifest.bound:
+        raise RefusedError("a value is too large", code="value_bound")
+    if manifest.kind == "train" and norm > manifest.update_norm:
+        raise RefusedError("the update is too long", code="update_norm")
+    return digest
+
+
+def magnitudes(update: Packed) -> tuple[float, float]:
+    """Largest magnitude and L2 norm, in float64, block by block; NaN and Inf carry through."""
+    flat = flat_tensor(update)
+    largest, squares = 0.0, 0.0
+    for start in range(0, flat.numel(), _BLOCK):
+        block = flat[start : start + _BLOCK].double()
+        squares += float(block.dot(block))
+        largest = float(np.maximum(largest, float(block.abs().max())))
+    return largest, float(np.sqrt(squares))

@@ -1,0 +1,88 @@
+"""The verbs of the coordinator and the researcher: simulate, report."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from wardround_common.errors import ConfigError
+from wardround_common.spec.federation import FederationSpec
+from wardround_common.spec.load import load_federation
+
+
+@click.command()
+@click.argument("federation", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [runs/NAME].")
+@click.option("--data", type=click.Path(path_type=Path), help="Local copies of public data.")
+@click.option("--resume", is_flag=True, help="Go on with the run that is in the folder.")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the file's seed.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
+def simulate(
+    federation: Path,
+    out: Path | None,
+    data: Path | None,
+    resume: bool,  # noqa: FBT001  click passes flags so
+    seed: int | None,
+    quiet: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Run FEDERATION on this machine: every site, every round, and the report."""
+    from wardround_common.cache import cache_folder
+    from wardround_server.progress import JsonObserver, QuietObserver, RichObserver
+    from wardround_server.report.terminal import print_table
+    from wardround_server.simulation.simulate import SimulationPlan, simulate_federation
+
+    spec = with_seed(load_federation(federation), seed)
+    folder = out or Path("runs") / spec.federation.name
+    plan = SimulationPlan(
+        spec, federation.resolve().parent, data, folder, cache_folder() / "features", resume
+    )
+    console = Console()
+    if as_json:
+        report = simulate_federation(plan, JsonObserver(sys.stdout))
+        click.echo(json.dumps({"event": "run_ended", "report": str(folder / "report.json"), "model_sha256": report.model_sha256}))
+        return
+    if quiet or not sys.stderr.isatty() and os.environ.get("CI"):
+        report = simulate_federation(plan, QuietObserver())
+    else:
+        with RichObserver(Console(stderr=True), spec) as observer:
+            report = simulate_federation(plan, observer)
+    print_table(report, console)
+    console.print(f"model  {report.model_sha256}")
+    console.print(f"report {folder / 'report.html'}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print report.json.")
+def report(folder: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Print the report of the run in FOLDER and write its page anew."""
+    from wardround_common.durable import write_file
+    from wardround_server.report.html import render_html
+    from wardround_server.report.model import read_report, report_bytes
+    from wardround_server.report.terminal import print_table
+
+    found = read_report(folder / "report.json")
+    if as_json:
+        click.echo(report_bytes(found).decode(), nl=False)
+        return
+    write_file(folder / "report.html", render_html(found).encode())
+    print_table(found, Console())
+
+
+def with_seed(spec: FederationSpec, seed: int | None) -> FederationSpec:
+    """The same federation under another seed.
+
+    Raises:
+        ConfigError: the seed is not one that a file could have.
+    """
+    if seed is None:
+        return spec
+    if seed >= 2**63:
+        raise ConfigError(f"--seed {seed}: allowed 0 to 2^63 - 1", code="seed_range")
+    federation = spec.federation.model_copy(update={"seed": seed})
+    return spec.model_copy(update={"federation": federation})

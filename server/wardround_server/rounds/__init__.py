@@ -1,0 +1,1 @@
+"""The round engine: cohort, quorum, deadline, admission, journal."""

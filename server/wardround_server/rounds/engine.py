@@ -1,0 +1,365 @@
+"""The run: from the first question to the last, written once for simulation and deployment.
+
+In order: every site describes itself; tables sum their moments; features sum to the exact head;
+training rounds with federated validation; and a last step in which each site compares models on
+its own held-out subjects. Every step is journalled; given the same federation file, seed and
+answers, the final model has the same bytes whatever the order of arrival and the crashes between.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wardround_common.errors import RoundError
+from wardround_common.exact_head import RidgeHead, solve_head, sums_layout
+from wardround_common.moments import FloatArray, moments_layout, moments_of
+from wardround_common.shared_model import SharedModel
+from wardround_common.spec.data import TabularData
+from wardround_common.spec.federation import FederationSpec
+from wardround_common.types import Digest, SiteId, TensorSpec, sha256_hex
+from wardround_common.wire.bodies import EvaluateBody, TrainBody
+from wardround_common.wire.layout import Layout, Packed, as_bytes, pack
+from wardround_common.wire.step import (
+    StepKind,
+    StepManifest,
+    TableMoments,
+    layout_to_wire,
+)
+from wardround_server.aggregation.exact_sum import ExactSum
+from wardround_server.aggregation.registry import aggregation_for
+from wardround_server.rounds.carrier import Carrier
+from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.state import GlobalState
+from wardround_server.rounds.steps import (
+    Fold,
+    Observer,
+    Quorum,
+    StepResult,
+    StepRunner,
+    load_packed,
+)
+
+_NOTHING = np.zeros(0, dtype=np.float32)
+_SUM_BOUND = 1e15
+_EMPTY = Layout(())
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """One training round for the report: the round, its training step and its validation."""
+
+    round: int
+    train: StepResult
+    loss: float | None
+    metric: float | None
+
+
+@dataclass(slots=True)
+class RunOutcome:
+    """What a finished run leaves.
+
+    Attributes:
+        state: the final trainable set.
+        model_round: the round it is from; 0 for the exact head alone.
+        described: the first step.
+        moments: federated moments of the numeric columns, if any.
+        exact_head: the one-round exact head, if enabled.
+        rounds: the training rounds.
+        compared: the last step.
+        steps: all steps in order.
+        journal_head: digest of the run's whole history.
+    """
+
+    state: GlobalState
+    described: StepResult
+    model_round: int = 0
+    moments: TableMoments | None = None
+    exact_head: RidgeHead | None = None
+    rounds: list[RoundRecord] = field(default_factory=list)
+    compared: StepResult | None = None
+    steps: list[StepResult] = field(default_factory=list)
+    journal_head: Digest = Digest("0" * 64)
+
+
+class RoundEngine:
+    """Drives one run.
+
+    Args:
+        model: the federation's model; only its layouts and initial values are used.
+        carrier: how sites are reached.
+        journal: the run's journal, empty for a new run.
+        observer: who watches.
+        run: the run's identifier, 16 hexadecimal digits.
+        store_updates: see :class:`StepRunner`.
+    """
+
+    def __init__(
+        self,
+        model: SharedModel,
+        carrier: Carrier,
+        journal: Journal,
+        observer: Observer,
+        *,
+        run: str,
+        store_updates: bool,
+    ) -> None:
+        self._model = model
+        self._spec: FederationSpec = model.federation
+        self._journal = journal
+        self._run = run
+        self._runner = StepRunner(
+            carrier,
+            journal,
+            observer,
+            deadline_s=self._spec.rounds.deadline_s,
+            store_updates=store_updates,
+        )
+        self._num_steps = 0
+        self._moments: TableMoments | None = None
+        self._quorum = Quorum(self._spec.quorum_sites, self._spec.rounds.quorum_subjects)
+
+    def run(self) -> RunOutcome:
+        """Carry the run to its end, from wherever the journal says it stands.
+
+        Raises:
+            RoundError: the quorum was not met where it must be; the message names who was missing.
+            IntegrityError: the run folder is damaged or belongs to another run.
+        """
+        layout = self._model.layout(max(self._spec.rounds.count, 1))
+        initial = pack(layout, self._model.initial).astype(np.float32, copy=False)
+        outcome = RunOutcome(GlobalState(layout, initial), self._describe())
+        outcome.steps.append(outcome.described)
+        self._sum_moments(outcome)
+        self._sum_head(outcome)
+        self._train(outcome)
+        self._compare(outcome)
+        outcome.journal_head = self._journal.head
+        return outcome
+
+    def _describe(self) -> StepResult:
+        result = self._step("describe", 0, _EMPTY, _NOTHING, _EMPTY, bound=1.0, fold=None)
+        self._require(result)
+        return result
+
+    def _sum_moments(self, outcome: RunOutcome) -> None:
+        data = self._spec.data
+        if not isinstance(data, TabularData) or data.standardise != "federated" or not data.numeric:
+            return
+        total = self._sum_step("moments", moments_layout(len(data.numeric)), outcome)
+        self._moments = moments_of(total.reshape(3, -1))
+        outcome.moments = self._moments
+
+    def _sum_head(self, outcome: RunOutcome) -> None:
+        head = self._spec.exact_head
+        if not head.enabled:
+            return
+        folds = head.folds if head.ridge == "auto" else 1
+        sizes = (self._model.feature_dim, self._model.task.num_outputs, folds)
+        total = self._sum_step("gram", sums_layout(*sizes), outcome)
+        outcome.exact_head = solve_head(total, *sizes, None if head.ridge == "auto" else head.ridge)
+        if self._spec.head.warm_start or self._spec.rounds.count == 0:
+            outcome.state = _with_head(outcome.state, outcome.exact_head)
+
+    def _sum_step(self, kind: StepKind, layout: Layout, outcome: RunOutcome) -> FloatArray:
+        """Sum one float64 array over the sites, exactly and whatever the order."""
+        total = ExactSum(
+            layout.num_values, bound=_SUM_BOUND, terms=len(self._spec.federation.sites)
+        )
+        result = self._step(
+            kind,
+            0,
+            _EMPTY,
+            _NOTHING,
+            layout,
+            bound=_SUM_BOUND,
+            fold=lambda update, _: total.add(update),
+        )
+        outcome.steps.append(result)
+        self._require(result)
+        if result.recorded is not None:
+            stored = load_packed(self._journal, str(result.recorded["produced"]), layout)
+            return stored.astype(np.float64, copy=False)
+        summed = total.total()
+        self._runner.finish(result, self._journal.store(as_bytes(summed)))
+        return summed
+
+    def _train(self, outcome: RunOutcome) -> None:
+        rounds, abandoned = self._spec.rounds, 0
+        best: tuple[float, GlobalState, int] | None = None
+        for round_ in range(1, rounds.count + 1):
+            result = self._train_round(outcome, round_)
+            abandoned = abandoned + 1 if result.abandoned else 0
+            if abandoned > rounds.max_abandoned:
+                self._require(result)
+            loss = None if result.abandoned else _mean_loss(result)
+            metric = None if result.abandoned else self._evaluate(outcome, round_)
+            outcome.rounds.append(RoundRecord(round_, result, loss, metric))
+            self._tidy()
+            if metric is None or rounds.early_stopping is None:
+                continue
+            if best is None or metric > best[0]:
+                best = (metric, outcome.state, round_)
+            elif round_ - best[2] >= rounds.early_stopping:
+                break
+        if best is not None:
+            outcome.state, outcome.model_round = best[1], best[2]
+
+    def _train_round(self, outcome: RunOutcome, round_: int) -> StepResult:
+        layout = self._model.layout(round_)
+        state = outcome.state.part(layout)
+        rule = aggregation_for(self._spec, layout.num_values)
+        result = self._step(
+            "train",
+            round_,
+            layout,
+            state,
+            layout,
+            bound=self._spec.limits.update_norm,
+            fold=rule.fold,
+        )
+        outcome.steps.append(result)
+        if result.abandoned:
+            self._runner.finish(result)
+            return result
+        if result.recorded is not None:
+            values = load_packed(self._journal, str(result.recorded["produced"]), layout)
+        else:
+            values = rule.finish(state)
+            self._runner.finish(result, self._journal.store(as_bytes(values)))
+        outcome.state = outcome.state.with_part(layout, values.astype(np.float32, copy=False))
+        outcome.model_round = round_
+        return result
+
+    def _evaluate(self, outcome: RunOutcome, round_: int) -> float | None:
+        evaluation = self._spec.evaluation
+        if self._spec.data.validation_fraction == 0.0 or round_ % evaluation.every_rounds:
+            return None
+        layout = self._model.layout(round_)
+        result = self._step(
+            "evaluate",
+            round_,
+            layout,
+            outcome.state.part(layout),
+            _EMPTY,
+            bound=1.0,
+            fold=None,
+            quorum=Quorum(1, 1),
+        )
+        self._runner.finish(result)
+        outcome.steps.append(result)
+        return _mean_metric(result)
+
+    def _compare(self, outcome: RunOutcome) -> None:
+        layout, state = beside_exact_head(outcome)
+        result = self._step(
+            "compare",
+            outcome.model_round,
+            layout,
+            state,
+            _EMPTY,
+            bound=1.0,
+            fold=None,
+            quorum=Quorum(1, 1),
+        )
+        self._runner.finish(result)
+        outcome.steps.append(result)
+        outcome.compared = result
+
+    def _step(
+        self,
+        kind: StepKind,
+        round_: int,
+        state_layout: Layout,
+        state: Packed,
+        reply: Layout,
+        *,
+        bound: float,
+        fold: Fold | None,
+        quorum: Quorum | None = None,
+    ) -> StepResult:
+        manifest = StepManifest(
+            run=self._run,
+            step=self._num_steps,
+            kind=kind,
+            round=round_,
+            sites=self._spec.federation.sites,
+            spec_sha256=self._spec.digest(),
+            backbone_sha256=self._model.backbone_digest,
+            state=layout_to_wire(state_layout),
+            state_sha256=sha256_hex(as_bytes(state)),
+            reply=layout_to_wire(reply),
+            update_norm=self._spec.limits.update_norm,
+            subjects=self._spec.limits.subjects,
+            bound=bound,
+            seed=self._spec.federation.seed,
+            moments=self._moments,
+        )
+        self._num_steps += 1
+        return self._runner.run(manifest, state, quorum or self._quorum, fold)
+
+    def _require(self, result: StepResult) -> None:
+        """Fail the run if a step that nothing can replace was abandoned."""
+        if not result.abandoned:
+            if result.manifest.kind == "describe":
+                self._runner.finish(result)
+            return
+        reasons = [f"{site} ({code})" for site, code in result.refused]
+        reasons += [f"{site} (no answer)" for site in result.missing]
+        raise RoundError(
+            f"step {result.manifest.kind}: {len(result.contributions)} of "
+            f"{len(result.manifest.sites)} sites with {result.num_subjects} subjects contributed, "
+            f"{self._quorum.sites} sites with {self._quorum.subjects} subjects are needed; "
+            f"without: {', '.join(reasons) or 'nobody'}",
+            code="quorum_not_met",
+        )
+
+    def _tidy(self) -> None:
+        """Delete the round's updates; keep every step's result, so that a resume finds them."""
+        kept = {str(record["produced"]) for record in self._journal.find("step_finished")}
+        self._journal.keep_only(kept)
+
+
+def _with_head(state: GlobalState, head: RidgeHead) -> GlobalState:
+    """The state with its linear head replaced by the exact one."""
+    values = state.values.copy()
+    for spec, where in state.layout.slices():
+        if spec.name.startswith("head.") and spec.name.endswith("weight"):
+            values[where] = head.weight.ravel()
+        elif spec.name.startswith("head.") and spec.name.endswith("bias"):
+            values[where] = head.bias
+    return GlobalState(state.layout, values)
+
+
+def beside_exact_head(outcome: RunOutcome) -> tuple[Layout, Packed]:
+    """The final state and, after it, the exact head's tensors if there is one: what is compared."""
+    state, head = outcome.state, outcome.exact_head
+    if head is None:
+        return state.layout, state.values
+    extra = (
+        TensorSpec("exact_head.weight", "float32", head.weight.shape),
+        TensorSpec("exact_head.bias", "float32", head.bias.shape),
+    )
+    values = [state.values, head.weight.ravel(), head.bias]
+    return Layout((*state.layout.tensors, *extra)), np.concatenate(values).astype(np.float32)
+
+
+def _mean_loss(result: StepResult) -> float:
+    """Mean training loss weighted by examples, in roster order."""
+    parts = [
+        result.contributions[SiteId(s)] for s in result.manifest.sites if s in result.contributions
+    ]
+    losses = [part.body.loss for part in parts if isinstance(part.body, TrainBody)]
+    return float(np.average(losses, weights=[part.num_examples for part in parts]))
+
+
+def _mean_metric(result: StepResult) -> float | None:
+    """Federated validation: the sites' metrics weighted by validation subjects."""
+    pairs = []
+    for site in result.manifest.sites:
+        body = result.contributions[SiteId(site)].body if site in result.contributions else None
+        if isinstance(body, EvaluateBody) and body.metric is not None:
+            pairs.append((body.metric, body.num_validation_subjects))
+    if not pairs:
+        return None
+    values, weights = zip(*pairs, strict=True)
+    return float(np.average(values, weights=weights))

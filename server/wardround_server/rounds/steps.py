@@ -1,0 +1,314 @@
+"""One step: ask the cohort, admit what comes back, fold it, and decide whether it counts.
+
+A step that is finished in the journal is not asked again; a step that was under way keeps the
+answers that were already durable and asks only the other sites. Either way the result has the
+same bytes as if nothing had happened.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from wardround_common.errors import IntegrityError, RefusedError
+from wardround_common.types import Digest, SiteId, sha256_hex
+from wardround_common.wire.bodies import BODIES
+from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
+from wardround_common.wire.step import Receipt, StepManifest, WireModel
+from wardround_server.admission import Admitted, admit
+from wardround_server.rounds.carrier import Answer, Carrier, Question
+from wardround_server.rounds.journal import Journal, Record
+
+Fold = Callable[[Packed, int], None]
+
+
+class Observer(Protocol):
+    """Who watches a run; called from the engine's thread, must not raise."""
+
+    def step_started(self, manifest: StepManifest) -> None:
+        """A step goes out to its cohort."""
+        ...
+
+    def answer_arrived(self, kind: str, site: str, refusal: str | None) -> None:
+        """A site's contribution was admitted, or refused with a code."""
+        ...
+
+    def step_ended(self, result: "StepResult") -> None:
+        """A step counts, or was abandoned."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What is kept of an admitted answer: everything but the array."""
+
+    num_subjects: int
+    num_examples: int
+    body: WireModel
+    seconds: dict[str, float]
+
+
+@dataclass(slots=True)
+class StepResult:
+    """How a step went.
+
+    Attributes:
+        manifest: what was asked.
+        contributions: the sites that count.
+        refused: (site, code) of refusals at admission and failures at sites.
+        missing: sites that did not answer before the deadline.
+        late: sites whose answer to an earlier step arrived during this one.
+        abandoned: the quorum was not met: nothing of this step may be used.
+        bytes_down: manifests and arrays sent.
+        bytes_up: receipts and arrays received.
+        seconds: wall time.
+        recorded: the journal's closing record, when the step was finished before.
+    """
+
+    manifest: StepManifest
+    contributions: dict[SiteId, Contribution] = field(default_factory=dict)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    abandoned: bool = False
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0
+    recorded: Record | None = None
+
+    @property
+    def num_subjects(self) -> int:
+        """Training subjects behind the contributions."""
+        return sum(part.num_subjects for part in self.contributions.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """What must come together for a step to count: named sites and subjects."""
+
+    sites: int
+    subjects: int
+
+    def met(self, result: StepResult) -> bool:
+        """Whether the contributions suffice."""
+        return len(result.contributions) >= self.sites and result.num_subjects >= self.subjects
+
+
+class StepRunner:
+    """Runs steps one after the other.
+
+    Args:
+        carrier: how sites are reached.
+        journal: where the run is recorded.
+        observer: who watches.
+        deadline_s: how long a step waits.
+        store_updates: journal each update before it is folded, so that a restarted aggregator
+            does not ask for it again. A simulation does without: it recomputes the same bytes.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        journal: Journal,
+        observer: Observer,
+        *,
+        deadline_s: float,
+        store_updates: bool,
+    ) -> None:
+        self._carrier = carrier
+        self._journal = journal
+        self._observer = observer
+        self._deadline_s = deadline_s
+        self._store_updates = store_updates
+        self.subjects_of: dict[SiteId, int] = {}
+
+    def run(
+        self, manifest: StepManifest, state: Packed, quorum: Quorum, fold: Fold | None
+    ) -> StepResult:
+        """Carry out one step up to its decision; :meth:`finish` then makes it durable.
+
+        Args:
+            manifest: what to ask, of whom.
+            state: the array that goes with it.
+            quorum: what must come together.
+            fold: takes in each admitted array with its weight; None where the step has none.
+
+        Raises:
+            IntegrityError: the journal has another manifest for this step: the run folder belongs
+                to another federation file, seed, data or version.
+        """
+        result = StepResult(manifest)
+        for record in self._journal.find("step_finished", step=manifest.step):
+            self._check_same(record, manifest)
+            self._restore(result, record)
+            return result
+        self._open(manifest)
+        self._observer.step_started(manifest)
+        started = time.monotonic()
+        answered = self._replay(result, fold)
+        asked = tuple(SiteId(site) for site in manifest.sites if site not in answered)
+        question = Question(
+            manifest.step,
+            manifest.kind,
+            manifest.round,
+            asked,
+            manifest.to_bytes(),
+            state,
+            manifest.reply_layout,
+        )
+        result.bytes_down += len(asked) * (len(question.manifest) + state.nbytes)
+        if asked:
+            for answer in self._carrier.ask(question, self._deadline_s):
+                self._take(result, answer, fold)
+        heard = set(result.contributions) | {site for site, _ in result.refused}
+        result.missing = [site for site in manifest.sites if site not in heard]
+        result.abandoned = not quorum.met(result)
+        result.seconds = time.monotonic() - started
+        self._observer.step_ended(result)
+        return result
+
+    def finish(self, result: StepResult, produced: Digest | None = None) -> None:
+        """Record that a step counts (or was abandoned), with the stored object it produced."""
+        if result.recorded is not None:
+            return
+        self._journal.append(
+            "step_finished",
+            step=result.manifest.step,
+            manifest=result.manifest.digest(),
+            abandoned=result.abandoned,
+            sites=[
+                [
+                    site,
+                    part.num_subjects,
+                    part.num_examples,
+                    part.body.model_dump(mode="json"),
+                    part.seconds,
+                ]
+                for site, part in sorted(result.contributions.items())
+            ],
+            refused=[list(pair) for pair in sorted(result.refused)],
+            missing=result.missing,
+            late=result.late,
+            bytes_down=result.bytes_down,
+            bytes_up=result.bytes_up,
+            seconds=result.seconds,
+            produced=produced,
+        )
+
+    def _open(self, manifest: StepManifest) -> None:
+        for record in self._journal.find("step_started", step=manifest.step):
+            self._check_same(record, manifest)
+            return
+        self._journal.append(
+            "step_started",
+            step=manifest.step,
+            step_kind=manifest.kind,
+            round=manifest.round,
+            manifest=manifest.digest(),
+        )
+
+    def _take(self, result: StepResult, answer: Answer, fold: Fold | None) -> None:
+        manifest = result.manifest
+        if answer.step != manifest.step:
+            result.late.append(answer.site)
+            self._journal.append("answer_late", step=answer.step, site=answer.site)
+            return
+        result.bytes_up += len(answer.receipt or b"") + (
+            0 if answer.update is None else answer.update.nbytes
+        )
+        try:
+            admitted = self._admit(manifest, result, answer)
+        except RefusedError as error:
+            self._journal.append(
+                "answer_refused", step=manifest.step, site=answer.site, code=error.code
+            )
+            result.refused.append((answer.site, error.code))
+            self._observer.answer_arrived(manifest.kind, answer.site, error.code)
+            return
+        self._record(manifest, admitted)
+        self._count(result, admitted.site, admitted.receipt, admitted.body)
+        if fold is not None and admitted.update is not None:
+            fold(admitted.update, admitted.receipt.num_subjects)
+        self._observer.answer_arrived(manifest.kind, answer.site, None)
+
+    def _admit(self, manifest: StepManifest, result: StepResult, answer: Answer) -> Admitted:
+        if answer.failure is not None or answer.receipt is None:
+            raise RefusedError("the site failed", code=answer.failure or "no_receipt")
+        if answer.site in result.contributions:
+            raise RefusedError("a second answer", code="duplicate")
+        return admit(
+            manifest, answer.site, answer.receipt, answer.update, subjects_of=self.subjects_of
+        )
+
+    def _record(self, manifest: StepManifest, admitted: Admitted) -> None:
+        stored = None
+        if admitted.update is not None and self._store_updates:
+            stored = self._journal.store(as_bytes(admitted.update))
+        self._journal.append(
+            "answer_admitted",
+            step=manifest.step,
+            site=admitted.site,
+            receipt=admitted.receipt.model_dump(mode="json"),
+            receipt_sha256=sha256_hex(admitted.receipt_bytes),
+            update=stored,
+        )
+
+    def _count(self, result: StepResult, site: SiteId, receipt: Receipt, body: WireModel) -> None:
+        self.subjects_of.setdefault(site, receipt.num_subjects)
+        result.contributions[site] = Contribution(
+            receipt.num_subjects,
+            receipt.num_examples,
+            body,
+            {str(phase): seconds for phase, seconds in receipt.seconds.items()},
+        )
+
+    def _replay(self, result: StepResult, fold: Fold | None) -> set[str]:
+        """Take in the answers to this step that an earlier process made durable.
+
+        A site that was refused is asked again: the operator may have resumed because it is mended.
+        """
+        manifest = result.manifest
+        layout = manifest.reply_layout
+        answered: set[str] = set()
+        for record in self._journal.find("answer_admitted", step=manifest.step):
+            stored, site = record["update"], SiteId(str(record["site"]))
+            if site in answered or (layout.num_values and stored is None):
+                continue
+            receipt = Receipt.model_validate(record["receipt"])
+            body = BODIES[manifest.kind].model_validate(receipt.body)
+            if stored is not None and fold is not None:
+                fold(load_packed(self._journal, str(stored), layout), receipt.num_subjects)
+            self._count(result, site, receipt, body)
+            answered.add(site)
+        return answered
+
+    def _restore(self, result: StepResult, record: Record) -> None:
+        data: dict[str, Any] = dict(record)
+        body_type = BODIES[result.manifest.kind]
+        for site, num_subjects, num_examples, body, seconds in data["sites"]:
+            self.subjects_of.setdefault(SiteId(site), num_subjects)
+            result.contributions[SiteId(site)] = Contribution(
+                num_subjects, num_examples, body_type.model_validate(body), seconds
+            )
+        result.refused = [(site, code) for site, code in data["refused"]]
+        result.missing, result.late = list(data["missing"]), list(data["late"])
+        result.abandoned = data["abandoned"]
+        result.bytes_down, result.bytes_up = data["bytes_down"], data["bytes_up"]
+        result.seconds = data["seconds"]
+        result.recorded = record
+
+    @staticmethod
+    def _check_same(record: Record, manifest: StepManifest) -> None:
+        if record["manifest"] != manifest.digest():
+            raise IntegrityError(
+                f"step {manifest.step} of this run folder was asked differently: the federation "
+                "file, the seed, the data or the version has changed; start a new run",
+                code="journal_manifest",
+            )
+
+
+def load_packed(journal: Journal, digest: str, layout: Layout) -> Packed:
+    """A stored array, viewed as ``layout``."""
+    return from_buffer(layout, journal.load(digest)).astype(np.dtype(layout.dtype), copy=False)

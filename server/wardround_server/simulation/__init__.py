@@ -1,0 +1,1 @@
+"""The same federation on one machine."""
