@@ -1,16 +1,19 @@
-"""Writes the generated part of the documentation: ``python docs/generate.py``."""
+"""Writes the generated parts of the documentation: ``python docs/generate.py``."""
 
 from pathlib import Path
 
 from wardround_common.spec.explain import reference_markdown
+from wardround_server.report.schema import schema_text
 
-TARGET = Path(__file__).parent / "spec-reference.md"
+FOLDER = Path(__file__).parent
+GENERATED = {"spec-reference.md": reference_markdown, "report.schema.json": schema_text}
 
 
 def main() -> None:
-    """Write the reference of the two files."""
-    TARGET.write_text(reference_markdown(), encoding="utf-8")
-    print(f"wrote {TARGET}")
+    """Write every generated file."""
+    for name, content in GENERATED.items():
+        (FOLDER / name).write_text(content(), encoding="utf-8")
+        print(f"wrote {FOLDER / name}")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def _site_examples(
         *shared_warnings,
         *part_warnings(train, validation, test, federation.task),
     )
-    digest = _digest(checked, federation, site, owner)
+    digest = _digest(checked, federation, site, owner, parts)
     return SiteExamples(train, validation, test, findings, digest)
 
 
@@ -209,9 +209,14 @@ def _stamps(files: Sequence[Path], checked: Checked | None) -> _Stamps:
 
 
 def _digest(
-    checked: Checked, federation: FederationSpec, site: SiteData, owner: str | None
+    checked: Checked,
+    federation: FederationSpec,
+    site: SiteData,
+    owner: str | None,
+    parts: Sequence[Parts],
 ) -> Digest:
-    """Names what was read and which part of it this is; independent of where the files lie."""
+    """Names what was read and which rows of it are in which part, wherever the files lie."""
+    rows = [row for each in parts for row in (each.train, each.validation, each.test)]
     shared = None if site.shared_part is None else site.shared_part.model_dump(mode="json")
     value = {
         "files": [list(pair) for pair in checked.digests],
@@ -221,5 +226,6 @@ def _digest(
         "task": federation.task.model_dump(mode="json"),
         "shared": shared,
         "owner": owner,
+        "rows": [sha256_hex(np.ascontiguousarray(part, dtype="<i8").tobytes()) for part in rows],
     }
     return sha256_hex(canonical_bytes(value))

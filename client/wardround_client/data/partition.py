@@ -3,7 +3,8 @@
 1. Patients are dealt, not rows: nobody is at two sites, and everybody is at exactly one.
 2. Several groups (the training and the test part of a published split) are dealt by one draw of
    proportions, so a site's test part looks like its training part.
-3. The same input and seed give the same partition.
+3. The same input and seed give the same partition. Each group has a random stream of its own, so
+   a shorter training part does not move test patients.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,33 +45,41 @@ def deal(
                 f"sites at least {floor}; name fewer sites or lower min_subjects",
                 code="too_few_subjects",
             )
-    rng = np.random.Generator(np.random.PCG64(partition.seed))
     draw = _drawer(partition, num_sites, groups)
+    streams = [np.random.PCG64([partition.seed, stream]) for stream in range(len(groups) + 1)]
+    shares, *orders = [np.random.Generator(stream) for stream in streams]
     for _ in range(MAX_TRIES):
-        dealt = draw(rng)
+        dealt = draw(shares, orders)
         counts = [np.bincount(sites, minlength=num_sites).min() for sites in dealt]
         if all(count >= floor for count, floor in zip(counts, floors, strict=True)):
             return dealt
     raise ConfigError(
         f"simulation.partition: {MAX_TRIES} draws of kind {partition.kind!r} left a site with "
-        f"fewer than {minimum} subjects; raise alpha, lower min_subjects or name fewer sites",
+        f"fewer than {minimum} training subjects or without a test subject; raise alpha, "
+        "lower min_subjects or name fewer sites",
         code="partition_impossible",
     )
 
 
-Drawer = Callable[[np.random.Generator], tuple[IntArray, ...]]
+Generator = np.random.Generator
+Drawer = Callable[[Generator, Sequence[Generator]], tuple[IntArray, ...]]
+"""From a stream for proportions and one for the order of each group to the sites of each group."""
 
 
 def _drawer(partition: RandomPartition, num_sites: int, groups: Sequence[IntArray]) -> Drawer:
     """One draw of the wanted kind."""
     if isinstance(partition, IidPartition):
-        return lambda rng: tuple(_equal_shares(len(group), num_sites, rng) for group in groups)
+        return lambda _, orders: tuple(
+            _equal_shares(len(group), num_sites, order)
+            for group, order in zip(groups, orders, strict=True)
+        )
     if isinstance(partition, QuantityPartition):
         alpha = np.full(num_sites, partition.alpha)
 
-        def quantities(rng: np.random.Generator) -> tuple[IntArray, ...]:
-            shares = rng.dirichlet(alpha)
-            return tuple(_by_shares(len(group), shares, rng) for group in groups)
+        def quantities(shares: Generator, orders: Sequence[Generator]) -> tuple[IntArray, ...]:
+            share = shares.dirichlet(alpha)
+            pairs = zip(groups, orders, strict=True)
+            return tuple(_by_shares(len(group), share, order) for group, order in pairs)
 
         return quantities
     return _label_skew(partition, num_sites, groups)
@@ -83,26 +92,26 @@ def _label_skew(
     values = np.unique(np.concatenate(groups))
     alpha = np.full(num_sites, partition.alpha)
 
-    def draw(rng: np.random.Generator) -> tuple[IntArray, ...]:
-        shares = rng.dirichlet(alpha, size=len(values))
+    def draw(shares: Generator, orders: Sequence[Generator]) -> tuple[IntArray, ...]:
+        share_of = shares.dirichlet(alpha, size=len(values))
         dealt: list[IntArray] = []
-        for group in groups:
+        for group, order in zip(groups, orders, strict=True):
             sites = np.zeros(len(group), dtype=np.int64)
-            for value, share in zip(values, shares, strict=True):
+            for value, share in zip(values, share_of, strict=True):
                 members = np.flatnonzero(group == value)
-                sites[members] = _by_shares(len(members), share, rng)
+                sites[members] = _by_shares(len(members), share, order)
             dealt.append(sites)
         return tuple(dealt)
 
     return draw
 
 
-def _equal_shares(count: int, num_sites: int, rng: np.random.Generator) -> IntArray:
+def _equal_shares(count: int, num_sites: int, rng: Generator) -> IntArray:
     """Sites of ``count`` subjects in random order; sizes differ by at most one."""
     return rng.permutation(np.arange(count, dtype=np.int64) % num_sites)
 
 
-def _by_shares(count: int, shares: FloatArray, rng: np.random.Generator) -> IntArray:
+def _by_shares(count: int, shares: FloatArray, rng: Generator) -> IntArray:
     """Sites of ``count`` subjects in random order, in proportion to ``shares`` [num_sites]."""
     ends = np.rint(np.cumsum(shares) * count).astype(np.int64)
     ends[-1] = count

@@ -101,7 +101,7 @@ def _named_owners(
     owner: Mapping[str, int] = {
         value: place for place, site in enumerate(sites) for value in partition.values[site]
     }
-    return np.array([owner.get(cells[row], -1) for row in rows.tolist()], dtype=np.int64)
+    return np.array([owner.get(cells[int(row)], -1) for row in rows], dtype=np.int64)
 
 
 def sharing_warnings(checked: Checked, shared: SharedPart) -> tuple[Finding, ...]:

@@ -3,7 +3,6 @@
 Both give batches by example index, so the loop does not know which it has.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +38,10 @@ class TrainingSet(Protocol):
         """int64 [num_outputs], labelled positions of each class."""
         ...
 
+    def lengths_hint(self) -> torch.Tensor | None:
+        """int64 [n], what an example costs relative to others; None where all cost the same."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedSet:
@@ -72,6 +75,11 @@ class EncodedSet:
     def class_counts(self, num_outputs: int) -> torch.Tensor:
         """int64 [num_outputs]."""
         return _counts(self.encoded.targets, num_outputs)
+
+    def lengths_hint(self) -> torch.Tensor | None:
+        """Tokens of each example."""
+        mask = self.encoded.tensors.get("attention_mask")
+        return None if mask is None else mask.sum(dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,10 @@ class FeatureSet:
         """int64 [num_outputs]."""
         return _counts(self.targets, num_outputs)
 
+    def lengths_hint(self) -> torch.Tensor | None:
+        """A head costs the same on every example."""
+        return None
+
     def examples_of_rows(self) -> torch.Tensor:
         """int64 [m], the example that each position belongs to."""
         numbers = torch.arange(len(self.subjects))
@@ -124,12 +136,30 @@ def _counts(targets: torch.Tensor, num_outputs: int) -> torch.Tensor:
     return torch.bincount(targets[targets != IGNORED], minlength=num_outputs)
 
 
-def in_order(size: int, batch_size: int) -> Iterator[torch.Tensor]:
-    """Indices 0 to size-1 in batches."""
-    yield from torch.arange(size).split(batch_size)
+_GROUP = 16
+"""Batches whose examples are sorted by length together."""
 
 
-def shuffled(size: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
-    """A seeded permutation of 0 to size-1 in batches."""
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    yield from order.split(batch_size)
+def in_order(data: TrainingSet, batch_size: int) -> tuple[torch.Tensor, ...]:
+    """All examples in batches, similar lengths together."""
+    lengths = data.lengths_hint()
+    order = torch.arange(len(data)) if lengths is None else torch.argsort(lengths, stable=True)
+    return order.split(batch_size)
+
+
+def shuffled(data: TrainingSet, batch_size: int, seed: int) -> list[torch.Tensor]:
+    """A seeded permutation of the examples in batches.
+
+    Sequences are sorted by length within groups of 16 batches, and the batches shuffled again, so
+    that little padding is computed and long examples are not always last.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data), generator=generator)
+    lengths = data.lengths_hint()
+    if lengths is None:
+        return list(order.split(batch_size))
+    batches: list[torch.Tensor] = []
+    for group in order.split(batch_size * _GROUP):
+        by_length = group[torch.argsort(lengths[group], stable=True)]
+        batches.extend(by_length.split(batch_size))
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]

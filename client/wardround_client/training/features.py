@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from wardround_client.training.precision import autocast
 from wardround_client.training.batches import EncodedSet, FeatureSet, in_order
 from wardround_common.canonical import canonical_bytes
 from wardround_common.durable import write_file
@@ -31,11 +32,13 @@ def extract(shared: SharedModel, data: EncodedSet, device: torch.device) -> torc
         float32 [m, d]: one row an example, or one a labelled word, example after example.
     """
     shared.model.eval()
-    parts = []
-    for rows in in_order(len(data), _BATCH):
+    parts: list[torch.Tensor] = [torch.empty(0)] * len(data)
+    for rows in in_order(data, _BATCH):
         inputs, targets = data.batch(rows, device)
-        features = shared.model.backbone(**inputs).float()
-        parts.append((features if targets.dim() == 1 else features[targets != IGNORED]).cpu())
+        with autocast(shared, device):
+            features = shared.model.backbone(**inputs).float().cpu()
+        for row, values, labels in zip(rows.tolist(), features, targets.cpu(), strict=True):
+            parts[row] = values[labels != IGNORED] if targets.dim() == 2 else values[None]
     return torch.cat(parts)
 
 
@@ -73,6 +76,7 @@ def cached_features(
                 "transform": shared.encoder.transform,
                 "data": data_sha256,
                 "part": part,
+                "precision": shared.federation.training.precision,
                 "rows": len(data),
             }
         )

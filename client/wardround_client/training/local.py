@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from wardround_client.training.batches import TrainingSet, in_order, shuffled
+from wardround_client.training.precision import autocast
 from wardround_client.training.schedule import rate_factor
 from wardround_client.training.seeds import derive_seed
+from wardround_common.modalities.base import IGNORED
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.federation import FedProx, Training
 from wardround_common.tasks.base import Predictions
@@ -107,9 +110,9 @@ def _epoch(
 ) -> tuple[float, int]:
     spec = shared.federation.training
     order = shuffled(
-        len(data), spec.batch_size, derive_seed(course.seed, "shuffle", place.round, place.epoch)
+        data, spec.batch_size, derive_seed(course.seed, "shuffle", place.round, place.epoch)
     )
-    total_steps = math.ceil(len(data) / spec.batch_size)
+    total_steps = len(order)
     sum_loss = torch.zeros((), dtype=torch.float64)
     for step, rows in enumerate(order):
         factor = rate_factor(
@@ -121,9 +124,9 @@ def _epoch(
             group["lr"] = group["full_rate"] * factor
         inputs, targets = data.batch(rows, device)
         optimizer.zero_grad(set_to_none=True)
-        loss = shared.task.loss(
-            data.logits(shared.model, inputs), targets, weights, spec.label_smoothing
-        )
+        with autocast(shared, device):
+            logits = data.logits(shared.model, inputs)
+        loss = shared.task.loss(logits.float(), targets, weights, spec.label_smoothing)
         (loss + _proximal(shared, course.anchor)).backward()
         if spec.clip_norm is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -195,27 +198,20 @@ def predict(
         The predictions, and the mean loss without class weights.
     """
     shared.model.eval()
-    parts, sum_loss = [], 0.0
-    targets_of = []
-    for rows in in_order(len(data), batch_size):
+    sum_loss = 0.0
+    logits_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
+    targets_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
+    for rows in in_order(data, batch_size):
         inputs, targets = data.batch(rows, device)
-        logits = data.logits(shared.model, inputs).float()
+        with autocast(shared, device):
+            logits = data.logits(shared.model, inputs)
+        logits = logits.float()
         sum_loss += float(shared.task.loss(logits, targets)) * len(rows)
-        parts.append(logits.cpu())
-        targets_of.append(targets.cpu())
-    logits, targets = _join(parts), _join_targets(targets_of)
-    return shared.task.predictions(logits, targets, data.subjects), sum_loss / max(len(data), 1)
-
-
-def _join(parts: list[torch.Tensor]) -> torch.Tensor:
-    if parts[0].dim() == 2:
-        return torch.cat(parts)
-    longest = max(part.shape[1] for part in parts)
-    return torch.cat([nn.functional.pad(p, (0, 0, 0, longest - p.shape[1])) for p in parts])
-
-
-def _join_targets(parts: list[torch.Tensor]) -> torch.Tensor:
-    if parts[0].dim() == 1:
-        return torch.cat(parts)
-    longest = max(part.shape[1] for part in parts)
-    return torch.cat([nn.functional.pad(p, (0, longest - p.shape[1]), value=-100) for p in parts])
+        for row, one, target in zip(rows.tolist(), logits.cpu(), targets.cpu(), strict=True):
+            logits_of[row], targets_of[row] = one, target
+    if logits_of[0].dim() == 1:
+        joined, truth = torch.stack(logits_of), torch.stack(targets_of)
+    else:
+        joined = pad_sequence(logits_of, batch_first=True)
+        truth = pad_sequence(targets_of, batch_first=True, padding_value=IGNORED)
+    return shared.task.predictions(joined, truth, data.subjects), sum_loss / len(data)

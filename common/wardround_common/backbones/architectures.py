@@ -5,6 +5,7 @@ Only names that the installed library itself lists are accepted; nothing is ever
 
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ def _names(library: Library) -> list[str]:
 def _timm(name: str) -> BareNet:
     import timm
 
-    net = timm.create_model(name, pretrained=False, num_classes=0)
+    net: Any = timm.create_model(name, pretrained=False, num_classes=0)
     config = net.pretrained_cfg
     classifier = config.get("classifier") or ()
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)

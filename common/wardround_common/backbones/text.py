@@ -27,9 +27,6 @@ _REFUSED_KEYS: Final = ("auto_map", "quantization_config")
 class TextBackbone(nn.Module):
     """Token ids through an encoder.
 
-    Rows are expected to be filled at their end; a batch is cut to its longest row before the
-    encoder sees it, which saves time and changes nothing else.
-
     Attributes:
         net: the encoder.
         pooled: True for one feature vector a document, False for one a token.
@@ -48,17 +45,13 @@ class TextBackbone(nn.Module):
             attention_mask: int64 [B, T], 1 for tokens and 0 for filling.
 
         Returns:
-            float32 [B, d], the mean over each row's tokens; or float32 [B, T, d], where positions
-            past the batch's longest row are 0.
+            float32 [B, d], the mean over each row's tokens; or float32 [B, T, d].
         """
-        width = input_ids.shape[1]
-        longest = max(int(attention_mask.sum(dim=1).max()), 1) if len(input_ids) else width
-        mask = attention_mask[:, :longest]
-        output = self.net(input_ids=input_ids[:, :longest], attention_mask=mask)
+        output = self.net(input_ids=input_ids, attention_mask=attention_mask)
         states: torch.Tensor = output.last_hidden_state.float()
         if not self.pooled:
-            return nn.functional.pad(states, (0, 0, 0, width - longest))
-        weights = mask.to(states.dtype).unsqueeze(-1)
+            return states
+        weights = attention_mask.to(states.dtype).unsqueeze(-1)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 

@@ -72,16 +72,18 @@ def _trained(spec: FederationSpec) -> str:
 
 def _wire(spec: FederationSpec) -> list[str]:
     """Everything that leaves a site, one line each."""
-    lines: list[str] = []
+    lines = ["once: numbers of subjects and codes of warnings about the data"]
     if spec.data.modality == "tabular" and spec.data.standardise == "federated":
         lines.append("once: count, sum and sum of squares of each numeric column")
     if spec.exact_head.enabled:
         lines.append("once: the Gram matrix and feature-target products of the exact head")
     if spec.rounds.count > 0:
-        lines.append(f"each round: the change of {_trained(spec)}, and the number of subjects")
+        lines.append(f"each round: the change of {_trained(spec)}, the training loss")
         if spec.exchange.batchnorm == "shared":
             lines.append("each round: running mean and variance of BatchNorm layers")
-    lines.append("metrics of each site's held-out subjects")
+        if spec.data.validation_fraction > 0:
+            lines.append("after rounds: loss and metric on the validation subjects")
+    lines.append("at the end: metrics, intervals and calibration on the held-out subjects")
     return lines
 
 

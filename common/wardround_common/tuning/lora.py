@@ -9,7 +9,7 @@ parameters depend only on the layers' names.
 import math
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -48,9 +48,10 @@ class LoraTuning:
         from peft import LoraConfig, inject_adapter_in_model
 
         layers = self._layers(backbone.module)
+        alpha: Any = self._spec.alpha  # PEFT's annotation says int; it only divides by the rank
         config = LoraConfig(
             r=self._spec.rank,
-            lora_alpha=self._spec.alpha,
+            lora_alpha=alpha,
             lora_dropout=self._spec.dropout,
             target_modules="|".join(re.escape(name) for name in layers),
             bias="none",

@@ -147,7 +147,9 @@ class Report(ReportTable):
     spec_sha256: DigestText = Field(description="Canonical digest of the federation file.")
     backbone: BackboneReport
     setup: SetupReport
-    sites: dict[SiteName, SiteReport] = Field(min_length=1)
+    sites: dict[SiteName, SiteReport] = Field(
+        description="Hospital -> its comparison; those that sent none are absent."
+    )
     all_sites: AllSitesReport | None
     pooled: PooledReport | None
     exact_head: ExactHeadReport | None

@@ -101,5 +101,5 @@ def _parts(labels: Sequence[int]) -> list[str]:
         shuffle=True,
         stratify=stratify,
     )
-    in_test = set(test.tolist())
+    in_test = {int(place) for place in test}
     return ["test" if place in in_test else "train" for place in range(len(labels))]

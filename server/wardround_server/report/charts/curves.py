@@ -5,7 +5,15 @@ from typing import Final
 
 from markupsafe import Markup
 
-from wardround_server.report.charts.svg import FEDERATED, MUTED, RULE, Axis, Drawing, round_ticks
+from wardround_server.report.charts.svg import (
+    FEDERATED,
+    MUTED,
+    RULE,
+    Axis,
+    Drawing,
+    round_ticks,
+    tick_texts,
+)
 from wardround_server.report.model import RoundReport
 
 PANEL: Final = 425.0
@@ -62,10 +70,10 @@ def _panel(
     ticks = round_ticks(min(values), max(values), 4)
     up = Axis(ticks[0], ticks[-1], BOTTOM, TOP)
     drawing.text(left + 8, 16, name, size=13, bold=True)
-    for tick in ticks:
+    for tick, label in zip(ticks, tick_texts(ticks), strict=True):
         drawing.line((across.start, up.at(tick)), (across.end, up.at(tick)), RULE)
         drawing.text(
-            across.start - 8, up.at(tick) + 4, f"{tick:g}", size=11.5, anchor="end", colour=MUTED
+            across.start - 8, up.at(tick) + 4, label, size=11.5, anchor="end", colour=MUTED
         )
     for number in _round_numbers(ends):
         drawing.text(

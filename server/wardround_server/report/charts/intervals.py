@@ -1,4 +1,4 @@
-"""Dots and intervals of each model at each hospital, one drawing for a few hospitals."""
+"""Dots and intervals of each model at each hospital."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,24 @@ from typing import Final
 from markupsafe import Markup
 
 from wardround_common.evaluation.scores import MetricValue
-from wardround_server.report.charts.svg import INK, MUTED, RULE, Axis, Drawing, Style, round_ticks
+from wardround_server.report.charts.svg import (
+    INK,
+    MUTED,
+    RULE,
+    Axis,
+    Drawing,
+    Style,
+    round_ticks,
+    tick_texts,
+)
 
 WIDTH: Final = 880.0
 LEFT: Final = 132.0
 RIGHT: Final = 728.0
 ROW: Final = 20.0
 HEAD: Final = 24.0
-GAP: Final = 16.0
-TOP: Final = 10.0
-PER_DRAWING: Final = 8
+GAP: Final = 12.0
+AXIS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +53,18 @@ class Block:
 
 
 def interval_charts(blocks: Sequence[Block], metric: str) -> list[Markup]:
-    """All hospitals on one scale, in drawings short enough for a printed page.
+    """One drawing a hospital, all on one scale: they stack to one chart and break over pages.
 
     Args:
         blocks: the hospitals.
         metric: the metric's name in words.
     """
     ticks = _ticks(blocks)
-    pages = [blocks[at : at + PER_DRAWING] for at in range(0, len(blocks), PER_DRAWING)]
-    return [_chart(page, metric, ticks, f"intervals-{at}") for at, page in enumerate(pages)]
+    last = len(blocks) - 1
+    return [
+        _chart(block, metric, ticks, f"intervals-{at}", top=at == 0, bottom=at == last)
+        for at, block in enumerate(blocks)
+    ]
 
 
 def _ticks(blocks: Sequence[Block]) -> list[float]:
@@ -65,24 +76,29 @@ def _ticks(blocks: Sequence[Block]) -> list[float]:
     return round_ticks(low, high, 7)
 
 
-def _chart(blocks: Sequence[Block], metric: str, ticks: Sequence[float], key: str) -> Markup:
-    heights = [HEAD + ROW * len(block.rows) + GAP for block in blocks]
-    bottom = TOP + sum(heights)
-    drawing = Drawing(WIDTH, bottom + 34)
+def _chart(
+    block: Block, metric: str, ticks: Sequence[float], key: str, *, top: bool, bottom: bool
+) -> Markup:
+    begin = AXIS if top else 0.0
+    end = begin + HEAD + ROW * len(_rows(block)) + GAP
+    drawing = Drawing(WIDTH, end + (2 * AXIS if bottom else 0.0))
     axis = Axis(ticks[0], ticks[-1], LEFT, RIGHT)
-    for tick in ticks:
-        drawing.line((axis.at(tick), TOP), (axis.at(tick), bottom), RULE)
-        drawing.text(
-            axis.at(tick), bottom + 15, f"{tick:g}", size=11.5, anchor="middle", colour=MUTED
-        )
-    drawing.text((LEFT + RIGHT) / 2, bottom + 31, metric, size=12, anchor="middle", colour=MUTED)
-    top = TOP
-    for block, height in zip(blocks, heights, strict=True):
-        _draw_block(drawing, block, axis, top)
-        top += height
-    return drawing.render(
-        key, f"{metric} by hospital and model, with intervals", _description(blocks)
-    )
+    for tick, label in zip(ticks, tick_texts(ticks), strict=True):
+        drawing.line((axis.at(tick), begin), (axis.at(tick), end), RULE)
+        heights = [height for height, wanted in ((begin - 6, top), (end + 15, bottom)) if wanted]
+        for height in heights:
+            drawing.text(axis.at(tick), height, label, size=11.5, anchor="middle", colour=MUTED)
+    if bottom:
+        drawing.text((LEFT + RIGHT) / 2, end + 33, metric, size=12, anchor="middle", colour=MUTED)
+    _draw_block(drawing, block, axis, begin)
+    title = f"{metric} at {block.name} by model, with intervals"
+    return drawing.render(key, title, _description(block))
+
+
+def _rows(block: Block) -> tuple[Row, ...]:
+    """Its rows; one only where none could be measured."""
+    measured = any(row.value is not None for row in block.rows)
+    return block.rows if measured else ()
 
 
 def _draw_block(drawing: Drawing, block: Block, axis: Axis, top: float) -> None:
@@ -92,7 +108,7 @@ def _draw_block(drawing: Drawing, block: Block, axis: Axis, top: float) -> None:
     drawing.text(8, top + 14.5, block.name, size=13, bold=True)
     drawing.text(LEFT + 170, top + 14.5, block.remark, size=12, colour=MUTED)
     drawing.text(WIDTH - 8, top + 14.5, block.verdict, size=12.5, anchor="end", bold=True)
-    for number, row in enumerate(block.rows):
+    for number, row in enumerate(_rows(block)):
         middle = top + HEAD + ROW * (number + 0.5)
         drawing.text(8, middle + 4, row.style.label, size=12, colour=MUTED)
         if row.value is None:
@@ -107,14 +123,10 @@ def _draw_block(drawing: Drawing, block: Block, axis: Axis, top: float) -> None:
         drawing.text(WIDTH - 8, middle + 4, numbers, size=11.5, anchor="end", colour=INK)
 
 
-def _description(blocks: Sequence[Block]) -> str:
-    sentences = []
-    for block in blocks:
-        values = ", ".join(
-            f"{row.style.label} {row.value.value:.3f} from {row.value.low:.3f} "
-            f"to {row.value.high:.3f}"
-            for row in block.rows
-            if row.value is not None
-        )
-        sentences.append(f"{block.name}: {values or 'not measurable'}. {block.verdict}".strip())
-    return " ".join(sentences)
+def _description(block: Block) -> str:
+    values = ", ".join(
+        f"{row.style.label} {row.value.value:.3f} from {row.value.low:.3f} to {row.value.high:.3f}"
+        for row in block.rows
+        if row.value is not None
+    )
+    return f"{block.remark}: {values or 'not measurable'}. {block.verdict}".strip()

@@ -70,6 +70,12 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
     return [round(step * index, 12) for index in range(first, max(last, first + 1) + 1)]
 
 
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """The numbers at an axis, all with as many digits as the finest of them needs."""
+    digits = max(len(f"{tick:.10g}".partition(".")[2]) for tick in ticks)
+    return [f"{tick:.{digits}f}" for tick in ticks]
+
+
 @dataclass(slots=True)
 class Drawing:
     """An SVG in the making; sizes in pixels of its view box."""
