@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from wardround_common.errors import WireError
 
-JsonValue: TypeAlias = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]  # noqa: UP040
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 
 
 def canonical_bytes(value: object) -> bytes:

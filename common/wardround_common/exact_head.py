@@ -50,6 +50,18 @@ def sums_layout(feature_dim: int, num_outputs: int, folds: int) -> Layout:
     )
 
 
+def can_be_sums(layout: Layout, sums: FloatArray) -> bool:
+    """Whether packed sums could be those of any data: no Gram matrix has a negative diagonal."""
+    named = {spec.name: (spec, where) for spec, where in layout.slices()}
+    for name, (_, where) in named.items():
+        if name.endswith(".gram"):
+            width = named[name.removesuffix("gram") + "products"][0].shape[0]
+            rows = np.arange(width)
+            if np.any(sums[where][rows * width - rows * (rows - 1) // 2] < 0.0):
+                return False
+    return True
+
+
 class HeadSums:
     """A site's sums, filled batch by batch.
 

@@ -30,6 +30,12 @@ def moment_sums(columns: FloatArray) -> FloatArray:
     return np.stack([present.sum(axis=0), values.sum(axis=0), np.square(values).sum(axis=0)])
 
 
+def can_be_moments(sums: FloatArray) -> bool:
+    """Whether packed sums could be those of any data: no count or sum of squares is negative."""
+    count, _, squares = sums.reshape(3, -1)
+    return bool(np.all(count >= 0.0) and np.all(squares >= 0.0))
+
+
 def moments_of(sums: FloatArray) -> TableMoments:
     """Mean and deviation (of the population, divisor n) from summed sums, float64 [3, a].
 

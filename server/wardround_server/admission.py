@@ -8,7 +8,8 @@ The rules, in the order in which they are applied; the first that fails names th
 4. The byte count is the promised one. Until here nothing was allocated for the array.
 5. The array's digest is the receipt's.
 6. The weight is a whole number from 1 to the manifest's cap, and the one the site gave at the start.
-7. Every value is finite and within the manifest's bound, and the L2 norm within its limit.
+7. Every value is finite and within the manifest's bound, the L2 norm within its limit, and sums
+   are such as data can have: one site's impossible sums must not spoil those of all.
 8. The body has the form that this kind of step promises.
 
 A refusal costs the site its contribution to this step; the run goes on without it.
@@ -22,6 +23,8 @@ from pydantic import ValidationError
 
 from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import RefusedError, WireError
+from wardround_common.exact_head import can_be_sums
+from wardround_common.moments import can_be_moments
 from wardround_common.types import Digest, SiteId, sha256_hex
 from wardround_common.wire.bodies import BODIES
 from wardround_common.wire.layout import Packed, as_bytes, flat_tensor
@@ -148,7 +151,17 @@ def _check_values(manifest: StepManifest, receipt: Receipt, update: Packed | Non
         raise RefusedError("a value is too large", code="value_bound")
     if manifest.kind == "train" and norm > manifest.update_norm:
         raise RefusedError("the update is too long", code="update_norm")
+    if not _can_be_sums(manifest, update):
+        raise RefusedError("no data has such sums", code="impossible_sums")
     return digest
+
+
+def _can_be_sums(manifest: StepManifest, update: Packed) -> bool:
+    if manifest.kind == "moments":
+        return can_be_moments(update.astype(np.float64, copy=False))
+    if manifest.kind == "gram":
+        return can_be_sums(manifest.reply_layout, update.astype(np.float64, copy=False))
+    return True
 
 
 def magnitudes(update: Packed) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from wardround_common.modalities.base import IGNORED, Encoded
+from wardround_common.modalities.base import IGNORED, Encoded, IntArray
 from wardround_common.model import FineTunedModel
 
 
@@ -24,6 +24,11 @@ class TrainingSet(Protocol):
     @property
     def subjects(self) -> torch.Tensor:
         """int64 [n]."""
+        ...
+
+    @property
+    def missed(self) -> IntArray | None:
+        """What encoding cut off of each example; see ``Task.cut_off``."""
         ...
 
     def batch(self, rows: torch.Tensor, device: torch.device) -> Batch:
@@ -48,6 +53,7 @@ class EncodedSet:
     """Examples that go through the whole model. Padding is cut to each batch's longest."""
 
     encoded: Encoded
+    missed: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -97,6 +103,7 @@ class FeatureSet:
     targets: torch.Tensor
     subjects: torch.Tensor
     lengths: torch.Tensor | None = None
+    missed: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.subjects)

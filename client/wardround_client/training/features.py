@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from wardround_client.training.precision import autocast
 from wardround_client.training.batches import EncodedSet, FeatureSet, in_order
 from wardround_common.canonical import canonical_bytes
 from wardround_common.durable import write_file
@@ -35,8 +34,7 @@ def extract(shared: SharedModel, data: EncodedSet, device: torch.device) -> torc
     parts: list[torch.Tensor] = [torch.empty(0)] * len(data)
     for rows in in_order(data, _BATCH):
         inputs, targets = data.batch(rows, device)
-        with autocast(shared, device):
-            features = shared.model.backbone(**inputs).float().cpu()
+        features = shared.model.backbone(**inputs).float().cpu()
         for row, values, labels in zip(rows.tolist(), features, targets.cpu(), strict=True):
             parts[row] = values[labels != IGNORED] if targets.dim() == 2 else values[None]
     return torch.cat(parts)
@@ -76,7 +74,6 @@ def cached_features(
                 "transform": shared.encoder.transform,
                 "data": data_sha256,
                 "part": part,
-                "precision": shared.federation.training.precision,
                 "rows": len(data),
             }
         )
@@ -87,7 +84,7 @@ def cached_features(
         features = extract(shared, data, device)
         folder.mkdir(parents=True, exist_ok=True)
         write_file(path, save({"features": features}))
-    return FeatureSet(features, targets[labelled], data.subjects, lengths)
+    return FeatureSet(features, targets[labelled], data.subjects, lengths, data.missed)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:

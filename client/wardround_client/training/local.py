@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wardround_client.training.batches import TrainingSet, in_order, shuffled
-from wardround_client.training.precision import autocast
 from wardround_client.training.schedule import rate_factor
 from wardround_client.training.seeds import derive_seed
 from wardround_common.modalities.base import IGNORED
@@ -124,9 +123,8 @@ def _epoch(
             group["lr"] = group["full_rate"] * factor
         inputs, targets = data.batch(rows, device)
         optimizer.zero_grad(set_to_none=True)
-        with autocast(shared, device):
-            logits = data.logits(shared.model, inputs)
-        loss = shared.task.loss(logits.float(), targets, weights, spec.label_smoothing)
+        logits = data.logits(shared.model, inputs)
+        loss = shared.task.loss(logits, targets, weights, spec.label_smoothing)
         (loss + _proximal(shared, course.anchor)).backward()
         if spec.clip_norm is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -203,9 +201,7 @@ def predict(
     targets_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
     for rows in in_order(data, batch_size):
         inputs, targets = data.batch(rows, device)
-        with autocast(shared, device):
-            logits = data.logits(shared.model, inputs)
-        logits = logits.float()
+        logits = data.logits(shared.model, inputs)
         sum_loss += float(shared.task.loss(logits, targets)) * len(rows)
         for row, one, target in zip(rows.tolist(), logits.cpu(), targets.cpu(), strict=True):
             logits_of[row], targets_of[row] = one, target
@@ -214,4 +210,4 @@ def predict(
     else:
         joined = pad_sequence(logits_of, batch_first=True)
         truth = pad_sequence(targets_of, batch_first=True, padding_value=IGNORED)
-    return shared.task.predictions(joined, truth, data.subjects), sum_loss / len(data)
+    return shared.task.predictions(joined, truth, data.subjects, data.missed), sum_loss / len(data)

@@ -39,7 +39,7 @@ class LinearHead:
         """Its predictions on cached features."""
         inputs, targets = data.batch(torch.arange(len(data)), torch.device("cpu"))
         logits = inputs["features"] @ self.weight.T + self.bias
-        return shared.task.predictions(logits, targets, data.subjects)
+        return shared.task.predictions(logits, targets, data.subjects, data.missed)
 
 
 class ModelComparison:

@@ -9,7 +9,7 @@ import torch
 from wardround_client.data.load import SiteExamples
 from wardround_client.training.batches import EncodedSet, FeatureSet, TrainingSet
 from wardround_client.training.features import cached_features, extract
-from wardround_common.modalities.base import Encoder, Examples, Moments, TableInputs
+from wardround_common.modalities.base import IGNORED, Encoder, Examples, Moments, TableInputs
 from wardround_common.modalities.tabular import TableEncoder
 from wardround_common.moments import FloatArray, moment_sums, moments_of
 from wardround_common.shared_model import SharedModel
@@ -63,7 +63,11 @@ class SiteDatasets:
         """The examples of a part as tensors."""
         key = (part, moments)
         if key not in self._encoded:
-            self._encoded[key] = EncodedSet(self._encoder(moments).encode(self.part(part)))
+            examples = self.part(part)
+            encoded = self._encoder(moments).encode(examples)
+            kept = (encoded.targets.reshape(len(examples), -1) != IGNORED).sum(dim=1).numpy()
+            missed = self._shared.task.cut_off(examples.targets, kept)
+            self._encoded[key] = EncodedSet(encoded, missed)
         return self._encoded[key]
 
     def features(self, part: Part, moments: TableMoments | None) -> FeatureSet:

@@ -4,7 +4,7 @@ A task turns logits into a loss and, for evaluation, into *per-subject scores* f
 and its bootstrap interval can be computed without ever joining two sites' rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,9 +87,29 @@ class Task(Protocol):
         ...
 
     def predictions(
-        self, logits: torch.Tensor, targets: torch.Tensor, subjects: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        subjects: torch.Tensor,
+        missed: IntArray | None = None,
     ) -> Predictions:
-        """Score a model's logits on all n examples (shapes as in :meth:`loss`, B = n)."""
+        """Score a model's logits on all n examples (shapes as in :meth:`loss`, B = n).
+
+        Args:
+            logits: as in :meth:`loss`.
+            targets: as in :meth:`loss`.
+            subjects: int64 [n].
+            missed: int64 [n], what :meth:`cut_off` gave; None where nothing was cut.
+        """
+        ...
+
+    def cut_off(self, full: Sequence[IntArray], kept: IntArray) -> IntArray | None:
+        """What the encoder's length limit made unreachable in each example, to count as missed.
+
+        Args:
+            full: n arrays of int64 targets before encoding.
+            kept: int64 [n], labelled positions after it.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ The metrics, all in [0, 1] and larger is better:
 - ``f1_macro``: mean F1 over the classes present among labels or predictions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -217,8 +217,16 @@ class ClassificationTask:
         """Mean cross-entropy (shapes as in :class:`wardround_common.tasks.base.Task`)."""
         return cross_entropy(logits, targets, class_weights, label_smoothing)
 
+    def cut_off(self, full: Sequence[IntArray], kept: IntArray) -> None:
+        """None: an example keeps its label however long it is."""
+        del full, kept
+
     def predictions(
-        self, logits: torch.Tensor, targets: torch.Tensor, subjects: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        subjects: torch.Tensor,
+        missed: IntArray | None = None,
     ) -> ClassPredictions:
         """Score logits.
 
@@ -226,7 +234,9 @@ class ClassificationTask:
             logits: float [n, C].
             targets: int64 [n]; rows with -100 are left out.
             subjects: int64 [n].
+            missed: nothing is ever cut off here.
         """
+        assert missed is None
         labelled = targets != IGNORED
         probabilities = torch.softmax(logits.detach()[labelled].double(), dim=-1)
         return class_predictions(

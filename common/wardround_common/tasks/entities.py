@@ -130,6 +130,10 @@ class EntityTask:
         """Mean cross-entropy over first word pieces (shapes as in the ``Task`` protocol)."""
         return cross_entropy(logits, targets, class_weights, label_smoothing)
 
+    def cut_off(self, full: Sequence[IntArray], kept: IntArray) -> IntArray:
+        """Entities that start beyond each sentence's cut: :func:`missed_entities`."""
+        return missed_entities(full, kept)
+
     def predictions(
         self,
         logits: torch.Tensor,

@@ -1,9 +1,17 @@
-"""The numbers that a receipt carries for each kind of step."""
+"""The numbers that a receipt carries for each kind of step.
+
+Every number is bounded, so that means over sites are finite whatever one site claims.
+"""
+
+from typing import Annotated
 
 from pydantic import Field
 
 from wardround_common.evaluation.scores import SiteComparison
-from wardround_common.wire.step import StepKind, WireModel
+from wardround_common.wire.step import MAX_COUNT, StepKind, WireModel
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Loss = Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
 class DescribeBody(WireModel):
@@ -16,7 +24,7 @@ class DescribeBody(WireModel):
         version: the site's version of this product.
     """
 
-    num_test_subjects: int = Field(ge=0)
+    num_test_subjects: Count
     has_subjects: bool
     findings: tuple[str, ...] = Field(max_length=100)
     version: str = Field(max_length=20, pattern=r"^[0-9a-z.+]+$")
@@ -25,16 +33,16 @@ class DescribeBody(WireModel):
 class TrainBody(WireModel):
     """Mean training loss of the round's last local epoch, and the local steps taken."""
 
-    loss: float
-    num_steps: int = Field(ge=0)
+    loss: Loss
+    num_steps: Count
 
 
 class EvaluateBody(WireModel):
     """Federated validation at one site; ``metric`` is None where it is undefined there."""
 
-    loss: float | None
+    loss: Loss | None
     metric: float | None = Field(ge=0.0, le=1.0)
-    num_validation_subjects: int = Field(ge=0)
+    num_validation_subjects: Count
 
 
 class CompareBody(WireModel):

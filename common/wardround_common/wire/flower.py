@@ -5,6 +5,7 @@ and its numpy format lets a header claim any size. Inside one process the array 
 over as it is and its bytes are never made.
 """
 
+import re
 from typing import Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -15,6 +16,7 @@ from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
 from wardround_common.wire.step import StepKind
 
 STYPE: Final = "wardround.packed.v1"
+FAILURE_CODE: Final = r"[a-z][a-z0-9_]{0,39}"
 _MESSAGE, _ARRAYS, _PACKED = "wardround", "arrays", "packed"
 
 MESSAGE_TYPES: Final[dict[StepKind, str]] = {
@@ -64,7 +66,7 @@ def failure_of(content: RecordDict) -> str | None:
     code = _message(content).get("failure")
     if code is None:
         return None
-    if not isinstance(code, str) or not code.replace("_", "").isalnum() or len(code) > 60:
+    if not isinstance(code, str) or re.fullmatch(FAILURE_CODE, code) is None:
         raise WireError("the failure code is malformed", code="message_form")
     return code
 

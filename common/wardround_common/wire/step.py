@@ -16,11 +16,14 @@ from wardround_common.wire.layout import Layout
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_RECEIPT_BYTES = 1 * 2**20
+MAX_COUNT = 10**12
+"""Counts above this are no hospital's; sums of such counts stay exact in float64."""
 
 StepKind = Literal["describe", "moments", "gram", "train", "evaluate", "compare"]
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
 SiteName = Annotated[str, Field(pattern=SITE_NAME)]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
 WireTensor = tuple[str, Literal["float32", "float64"], tuple[int, ...]]
 
 
@@ -135,9 +138,9 @@ class Receipt(WireModel):
     tensors: tuple[WireTensor, ...] = ()
     update_sha256: HexDigest | None = None
     num_subjects: int
-    num_examples: int
+    num_examples: int = Field(ge=0, le=MAX_COUNT)
     body: dict[str, Any] = Field(default_factory=dict)
-    seconds: dict[Literal["data", "features", "train", "evaluate"], float] = Field(
+    seconds: dict[Literal["data", "features", "train", "evaluate"], Seconds] = Field(
         default_factory=dict
     )
 

@@ -7,6 +7,8 @@ FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 20
 aggregates the same way; its proximal term acts in the sites' training.
 """
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +17,7 @@ from wardround_server.aggregation.exact_sum import ExactSum
 
 
 class FedAvg:
-    """Weighted mean of updates, exact and independent of arrival order.
+    """Weighted mean of updates, exact and independent of arrival order; may be fed concurrently.
 
     Args:
         size: values in an update.
@@ -27,11 +29,13 @@ class FedAvg:
     def __init__(self, size: int, *, max_sites: int, update_norm: float, max_subjects: int) -> None:
         self._sum = ExactSum(size, bound=update_norm * max_subjects, terms=max_sites, folds=2)
         self._subjects = 0
+        self._lock = threading.Lock()
 
     def fold(self, update: Packed, num_subjects: int) -> None:
         """Add ``num_subjects * update``."""
         self._sum.add(update, scale=float(num_subjects))
-        self._subjects += num_subjects
+        with self._lock:
+            self._subjects += num_subjects
 
     def finish(self, state: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """``state + sum / subjects``, computed in float64 and rounded once."""

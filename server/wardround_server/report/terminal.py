@@ -1,5 +1,6 @@
 """The report at the end of a run in a terminal."""
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -33,15 +34,18 @@ def print_table(report: Report, console: Console) -> None:
     """
     setup = report.setup
     table = Table(
-        title=f"{report.name}: {metric_name(setup.metric)} on held-out {unit_of(report)}",
+        title=f"{escape(report.name)}: {metric_name(setup.metric)} on held-out {unit_of(report)}",
         caption=f"{setup.confidence:.0%} bootstrap intervals over {unit_of(report)}; gain: federated minus local",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("hospital")
+    table.add_column("hospital", min_width=12)
     for heading in ("local", "federated", "personalised", "gain"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", min_width=12)
     for name, site in report.sites.items():
         table.add_row(*_row(name, site, setup.metric))
     console.print(table)
@@ -65,7 +69,7 @@ def _row(name: str, site: SiteReport, metric: str) -> tuple[str, ...]:
 def _cell(value: MetricValue | None) -> str:
     if value is None:
         return NOTHING
-    return f"{value.value:.3f}\n[dim]{value.low:.2f} to {value.high:.2f}[/dim]"
+    return f"{value.value:.3f}\n[dim]{value.low:.2f}-{value.high:.2f}[/dim]"
 
 
 def _difference(value: MetricValue | None) -> str:

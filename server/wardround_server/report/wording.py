@@ -182,7 +182,7 @@ def headline(report: Report) -> str:
     if counts["not measurable"] == total:
         return "Whether training together helped could not be measured at any hospital."
     of_all = f"of {counted(total, 'hospital')}"
-    parts = [f"helped {counts['helped']} {of_all}"]
+    parts = [f"helped {counts['helped'] or 'none'} {of_all}"]
     if counts["harmed"]:
         parts.append(f"harmed {counts['harmed']}")
     if counts["no difference"]:

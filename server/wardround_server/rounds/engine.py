@@ -181,6 +181,7 @@ class RoundEngine:
             return stored.astype(np.float64, copy=False)
         summed = total.total()
         self._runner.finish(result, self._journal.store(as_bytes(summed)))
+        self._tidy()
         return summed
 
     def _train(self, outcome: RunOutcome) -> None:
@@ -190,7 +191,9 @@ class RoundEngine:
             result = self._train_round(outcome, round_)
             abandoned = abandoned + 1 if result.abandoned else 0
             if abandoned > rounds.max_abandoned:
-                self._require(result)
+                self._require(result)  # left open: a resumed run asks the missing sites again
+            if result.abandoned:
+                self._runner.finish(result)
             loss = None if result.abandoned else _mean_loss(result)
             metric = None if result.abandoned else self._evaluate(outcome, round_)
             outcome.rounds.append(RoundRecord(round_, result, loss, metric))
@@ -219,7 +222,6 @@ class RoundEngine:
         )
         outcome.steps.append(result)
         if result.abandoned:
-            self._runner.finish(result)
             return result
         if result.recorded is not None:
             values = load_packed(self._journal, str(result.recorded["produced"]), layout)
@@ -314,8 +316,12 @@ class RoundEngine:
         )
 
     def _tidy(self) -> None:
-        """Delete the round's updates; keep every step's result, so that a resume finds them."""
-        kept = {str(record["produced"]) for record in self._journal.find("step_finished")}
+        """Delete the updates of finished steps; keep their results, so that a resume finds them."""
+        finished = {record["step"]: record for record in self._journal.find("step_finished")}
+        kept = {str(record["produced"]) for record in finished.values()}
+        for record in self._journal.find("answer_admitted"):
+            if record["step"] not in finished:  # of a step that a crash left open
+                kept.add(str(record["update"]))
         self._journal.keep_only(kept)
 
 

@@ -236,7 +236,7 @@ class StepRunner:
     def _admit(self, manifest: StepManifest, result: StepResult, answer: Answer) -> Admitted:
         if answer.failure is not None or answer.receipt is None:
             raise RefusedError("the site failed", code=answer.failure or "no_receipt")
-        if answer.site in result.contributions:
+        if answer.site in result.contributions or answer.site in dict(result.refused):
             raise RefusedError("a second answer", code="duplicate")
         return admit(
             manifest, answer.site, answer.receipt, answer.update, subjects_of=self.subjects_of

@@ -1,6 +1,7 @@
 """The learning curves: mean training loss and federated validation metric by round."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from markupsafe import Markup
@@ -104,6 +105,6 @@ def _round_numbers(ends: tuple[int, int]) -> list[int]:
     first, last = ends
     if last == first:
         return [first]
-    inner = [int(tick) for tick in round_ticks(first, last, 8) if tick == int(tick)]
-    step = max((last - first) // 8, 1)
-    return sorted({first, last, *(n for n in inner if first + step <= n <= last - step)})
+    ticks = [int(tick) for tick in round_ticks(first, last, 8) if tick == int(tick)]
+    room = 0.6 * min((after - before for before, after in pairwise(ticks)), default=1)
+    return sorted({first, last, *(n for n in ticks if first + room <= n <= last - room)})

@@ -106,7 +106,8 @@ def _draw_block(drawing: Drawing, block: Block, axis: Axis, top: float) -> None:
         f'<rect x="0" y="{top:.1f}" width="{WIDTH:g}" height="{HEAD - 4:g}" fill="#f1f4f7"/>'
     )
     drawing.text(8, top + 14.5, block.name, size=13, bold=True)
-    drawing.text(LEFT + 170, top + 14.5, block.remark, size=12, colour=MUTED)
+    remark_at = max(LEFT + 170, 24 + 7.8 * len(block.name))  # wide enough for any site name
+    drawing.text(remark_at, top + 14.5, block.remark, size=12, colour=MUTED)
     drawing.text(WIDTH - 8, top + 14.5, block.verdict, size=12.5, anchor="end", bold=True)
     for number, row in enumerate(_rows(block)):
         middle = top + HEAD + ROW * (number + 0.5)
