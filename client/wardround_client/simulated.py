@@ -1,5 +1,6 @@
 """The sites of a simulation: a worker for each, one model for all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,14 +11,18 @@ import torch
 
 from wardround_client.data import catalogue
 from wardround_client.data.load import load_pooled, load_site
+from wardround_client.data.split import SiteExamples
+from wardround_client.training.batches import EncodedSet
 from wardround_client.worker.comparison import ModelComparison
-from wardround_client.worker.datasets import SiteDatasets
+from wardround_client.worker.datasets import Part, SiteDatasets
 from wardround_client.worker.worker import SiteWorker
 from wardround_common.errors import ConfigError
 from wardround_common.evaluation.compare import difference_of, evaluate_model
 from wardround_common.evaluation.scores import ModelScore
+from wardround_common.modalities.base import Encoded
 from wardround_common.shared_model import SharedModel, shared_model
 from wardround_common.sites import PooledScores
+from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import FederationSpec, Simulation
 from wardround_common.spec.site import Compute, SharedPart, SiteData, SiteSpec
 from wardround_common.types import SiteId
@@ -72,7 +77,7 @@ class InProcessSites:
         """See ``wardround_common.sites.SimulatedSites``."""
         first = self.federation.federation.sites[0]
         together = load_pooled(self.federation, self._spec(first), self.base)
-        datasets = SiteDatasets(self.shared, together, self.cache, self.device)
+        datasets = PooledDatasets(self.shared, together, self.cache, self.device, self._datasets())
         seed = self.federation.federation.seed
         pooled = ModelComparison(self.shared, datasets, self.device, seed=seed, site=POOLED)
         measure = pooled.measure()
@@ -99,6 +104,9 @@ class InProcessSites:
             exact_head=scores.exact_head,
             difference=difference_of(federated, predictions, measure),
         )
+
+    def _datasets(self) -> list[SiteDatasets]:
+        return [worker.datasets for worker in self.workers.values()]
 
     def _on_each_site(
         self, trained: dict[str, torch.Tensor], moments: TableMoments | None
@@ -131,6 +139,31 @@ class InProcessSites:
 
     def _spec(self, site: str) -> SiteSpec:
         return SiteSpec(name=site, data=self.data, compute=Compute(cache=str(self.cache)))
+
+
+class PooledDatasets(SiteDatasets):
+    """All sites' data together, each site's rows standardised as that site does it."""
+
+    def __init__(
+        self,
+        shared: SharedModel,
+        examples: SiteExamples,
+        cache: Path,
+        device: torch.device,
+        sites: Sequence[SiteDatasets],
+    ) -> None:
+        super().__init__(shared, examples, cache, device)
+        self._sites = sites
+
+    def encoded(self, part: Part, moments: TableMoments | None) -> EncodedSet:
+        """The examples of a part as tensors; see the class."""
+        data = self._shared.federation.data
+        if not isinstance(data, TabularData) or data.standardise != "site":
+            return super().encoded(part, moments)
+        sets = [site.encoded(part, site.own_moments()).encoded for site in self._sites]
+        values = torch.cat([encoded.tensors["values"] for encoded in sets])
+        targets = torch.cat([encoded.targets for encoded in sets])
+        return EncodedSet(Encoded({"values": values}, targets, self.subjects(part)))
 
 
 def _simulation(federation: FederationSpec) -> Simulation:

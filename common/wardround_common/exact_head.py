@@ -76,9 +76,7 @@ class HeadSums:
         self._grams = np.zeros((folds, width, width))
         self._products = np.zeros((folds, width, num_outputs))
 
-    def add(
-        self, features: npt.NDArray[np.float32], targets: IntArray, folds: IntArray
-    ) -> None:
+    def add(self, features: npt.NDArray[np.float32], targets: IntArray, folds: IntArray) -> None:
         """Add rows.
 
         Args:

@@ -21,14 +21,14 @@ from wardround_common.spec.load import load_federation
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the file's seed.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
-def simulate(
+def simulate(  # noqa: PLR0917  click passes by name
     federation: Path,
     out: Path | None,
     data: Path | None,
-    resume: bool,  # noqa: FBT001  click passes flags so
+    resume: bool,
     seed: int | None,
-    quiet: bool,  # noqa: FBT001
-    as_json: bool,  # noqa: FBT001
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Run FEDERATION on this machine: every site, every round, and the report."""
     from wardround_common.cache import cache_folder
@@ -44,9 +44,17 @@ def simulate(
     console = Console()
     if as_json:
         report = simulate_federation(plan, JsonObserver(sys.stdout))
-        click.echo(json.dumps({"event": "run_ended", "report": str(folder / "report.json"), "model_sha256": report.model_sha256}))
+        click.echo(
+            json.dumps(
+                {
+                    "event": "run_ended",
+                    "report": str(folder / "report.json"),
+                    "model_sha256": report.model_sha256,
+                }
+            )
+        )
         return
-    if quiet or not sys.stderr.isatty() and os.environ.get("CI"):
+    if quiet or (not sys.stderr.isatty() and os.environ.get("CI")):
         report = simulate_federation(plan, QuietObserver())
     else:
         with RichObserver(Console(stderr=True), spec) as observer:
@@ -59,7 +67,7 @@ def simulate(
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print report.json.")
-def report(folder: Path, as_json: bool) -> None:  # noqa: FBT001
+def report(folder: Path, as_json: bool) -> None:
     """Print the report of the run in FOLDER and write its page anew."""
     from wardround_common.durable import write_file
     from wardround_server.report.html import render_html

@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import IO
+from typing import IO, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -112,7 +112,7 @@ class RichObserver:
         )
         self._started = time.monotonic()
 
-    def __enter__(self) -> "RichObserver":
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -164,7 +164,9 @@ def mean_loss(result: StepResult) -> float | None:
     weight = sum(part.num_examples for part in parts)
     if not weight:
         return None
-    return sum(p.body.loss * p.num_examples for p in parts if isinstance(p.body, TrainBody)) / weight
+    return (
+        sum(p.body.loss * p.num_examples for p in parts if isinstance(p.body, TrainBody)) / weight
+    )
 
 
 def mean_metric(result: StepResult) -> float | None:

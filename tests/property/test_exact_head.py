@@ -11,7 +11,8 @@ from sklearn.linear_model import RidgeClassifier
 from wardround_common.errors import RoundError
 from wardround_common.exact_head import HeadSums, RidgeHead, can_be_sums, solve_head, sums_layout
 from wardround_server.aggregation.exact_sum import ExactSum
-SUM_BOUND, SUM_FOLDS = 1e15, 2
+
+from wardround_server.rounds.engine import SUM_BOUND, SUM_FOLDS
 
 TOLERANCE = 1e-9
 """Asked for: 1e-5."""

@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 from wardround_common.modalities.base import IGNORED, Encoded, IntArray
 from wardround_common.model import FineTunedModel
 
-
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
@@ -151,7 +150,7 @@ def in_order(data: TrainingSet, batch_size: int) -> tuple[torch.Tensor, ...]:
     """All examples in batches, similar lengths together."""
     lengths = data.lengths_hint()
     order = torch.arange(len(data)) if lengths is None else torch.argsort(lengths, stable=True)
-    return order.split(batch_size)
+    return torch.split(order, batch_size)
 
 
 def shuffled(data: TrainingSet, batch_size: int, seed: int) -> list[torch.Tensor]:
@@ -164,9 +163,9 @@ def shuffled(data: TrainingSet, batch_size: int, seed: int) -> list[torch.Tensor
     order = torch.randperm(len(data), generator=generator)
     lengths = data.lengths_hint()
     if lengths is None:
-        return list(order.split(batch_size))
+        return list(torch.split(order, batch_size))
     batches: list[torch.Tensor] = []
-    for group in order.split(batch_size * _GROUP):
+    for group in torch.split(order, batch_size * _GROUP):
         by_length = group[torch.argsort(lengths[group], stable=True)]
-        batches.extend(by_length.split(batch_size))
+        batches.extend(torch.split(by_length, batch_size))
     return [batches[i] for i in torch.randperm(len(batches), generator=generator)]

@@ -63,84 +63,80 @@ def train(shared: SharedModel, data: TrainingSet, course: Course, device: torch.
     Returns:
         The mean loss over the examples of the last epoch.
     """
-    spec = shared.federation.training
-    weights = class_weights(spec, data, shared.task.num_outputs, device)
-    optimizer: torch.optim.Optimizer | None = None
-    names: tuple[str, ...] = ()
+    local = _LocalRun(shared, data, course, device)
     loss, steps = math.nan, 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for round_ in course.rounds:
             torch.manual_seed(derive_seed(course.seed, "dropout", round_))
-            if optimizer is None or not course.continuous or names != shared.names(round_):
-                names = shared.names(round_)
-                optimizer = _optimizer(shared, shared.train_mode(round_), spec)
+            local.enter(round_)
             for epoch in range(course.epochs):
-                loss, taken = _epoch(
-                    shared, data, optimizer, course, _place(course, round_, epoch), weights, device
-                )
+                loss, taken = local.epoch(round_, epoch)
                 steps += taken
     shared.model.eval()
     return Trained(loss, steps)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where in the run an epoch lies: round, epoch, share of the run before it, its own share."""
+class _LocalRun:
+    """A course under way: its optimizer and class weights."""
 
-    round: int
-    epoch: int
-    done: float
-    share: float
+    def __init__(
+        self, shared: SharedModel, data: TrainingSet, course: Course, device: torch.device
+    ) -> None:
+        self._shared = shared
+        self._spec = shared.federation.training
+        self._data = data
+        self._course = course
+        self._device = device
+        self._weights = class_weights(self._spec, data, shared.task.num_outputs, device)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._names: tuple[str, ...] = ()
 
+    def enter(self, round_: int) -> None:
+        """A fresh optimizer, unless the course keeps it and the round trains the same tensors."""
+        names = self._shared.names(round_)
+        if self._optimizer is None or not self._course.continuous or names != self._names:
+            self._names = names
+            parameters = self._shared.train_mode(round_)
+            self._optimizer = _optimizer(self._shared, parameters, self._spec)
 
-def _place(course: Course, round_: int, epoch: int) -> _Place:
-    share = 1.0 / (course.total * course.epochs)
-    return _Place(round_, epoch, ((round_ - course.start) * course.epochs + epoch) * share, share)
+    def epoch(self, round_: int, epoch: int) -> tuple[float, int]:
+        """One pass over the data: mean loss over its examples, and the steps taken."""
+        course = self._course
+        seed = derive_seed(course.seed, "shuffle", round_, epoch)
+        batches = shuffled(self._data, self._spec.batch_size, seed)
+        share = 1.0 / (course.total * course.epochs)
+        done = ((round_ - course.start) * course.epochs + epoch) * share
+        sum_loss = 0.0
+        for step, rows in enumerate(batches):
+            factor = rate_factor(
+                self._spec.schedule,
+                round_=round_ - course.start + 1,
+                progress=done + share * step / len(batches),
+            )
+            sum_loss += self._step(rows, factor) * len(rows)
+        return sum_loss / len(self._data), len(batches)
 
-
-def _epoch(
-    shared: SharedModel,
-    data: TrainingSet,
-    optimizer: torch.optim.Optimizer,
-    course: Course,
-    place: _Place,
-    weights: torch.Tensor | None,
-    device: torch.device,
-) -> tuple[float, int]:
-    spec = shared.federation.training
-    order = shuffled(
-        data, spec.batch_size, derive_seed(course.seed, "shuffle", place.round, place.epoch)
-    )
-    total_steps = len(order)
-    sum_loss = torch.zeros((), dtype=torch.float64)
-    for step, rows in enumerate(order):
-        factor = rate_factor(
-            spec.schedule,
-            round_=place.round - course.start + 1,
-            progress=place.done + place.share * step / total_steps
-        )
-        for group in optimizer.param_groups:
+    def _step(self, rows: torch.Tensor, factor: float) -> float:
+        assert self._optimizer is not None
+        for group in self._optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
-        inputs, targets = data.batch(rows, device)
-        optimizer.zero_grad(set_to_none=True)
-        logits = data.logits(shared.model, inputs)
-        loss = shared.task.loss(logits, targets, weights, spec.label_smoothing)
-        (loss + _proximal(shared, course.anchor)).backward()
-        if spec.clip_norm is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, spec.clip_norm)
-        optimizer.step()
-        sum_loss += loss.detach().double().cpu() * len(rows)
-    return float(sum_loss) / len(data), total_steps
+        inputs, targets = self._data.batch(rows, self._device)
+        self._optimizer.zero_grad(set_to_none=True)
+        logits = self._data.logits(self._shared.model, inputs)
+        loss = self._shared.task.loss(logits, targets, self._weights, self._spec.label_smoothing)
+        torch.autograd.backward(loss + _proximal(self._shared, self._course.anchor))
+        if self._spec.clip_norm is not None:
+            groups = self._optimizer.param_groups
+            nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], self._spec.clip_norm)
+        self._optimizer.step()
+        return float(loss.detach())
 
 
-def _proximal(
-    shared: SharedModel, anchor: Mapping[str, torch.Tensor] | None
-) -> torch.Tensor | float:
+def _proximal(shared: SharedModel, anchor: Mapping[str, torch.Tensor] | None) -> torch.Tensor:
     """FedProx, algorithm 2: ``mu/2 ||w - w_global||^2`` over the trained parameters."""
     rule = shared.federation.aggregation
     if anchor is None or not isinstance(rule, FedProx):
-        return 0.0
+        return torch.zeros(())
     terms = [
         (parameter - anchor[name]).square().sum()
         for name, parameter in shared.model.named_parameters()
@@ -162,7 +158,9 @@ def _optimizer(
     groups = [group for group in groups if group["params"]]
     decay = spec.optimizer.weight_decay
     if spec.optimizer.name == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=spec.optimizer.momentum, weight_decay=decay)
+        return torch.optim.SGD(
+            groups, lr=rate, momentum=spec.optimizer.momentum, weight_decay=decay
+        )
     if spec.optimizer.name == "adam":
         return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
     return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)

@@ -144,7 +144,9 @@ class ModelComparison:
             return self.predictions(self.train_alone(moments, rounds), moments)
         features = self._datasets.features("train", moments)
         sums = HeadSums(self._shared.feature_dim, self._shared.task.num_outputs, 5)
-        generator = np.random.Generator(np.random.PCG64(derive_seed(self._seed, "folds", self._site)))
+        generator = np.random.Generator(
+            np.random.PCG64(derive_seed(self._seed, "folds", self._site))
+        )
         folds = generator.permutation(len(features.targets)) % 5
         sums.add(features.features.numpy(), features.targets.numpy(), folds)
         ridge = self._shared.federation.exact_head.ridge

@@ -6,10 +6,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from wardround_client.data.load import SiteExamples
+from wardround_client.data.split import SiteExamples
 from wardround_client.training.batches import EncodedSet, FeatureSet, TrainingSet
 from wardround_client.training.features import cached_features, extract
-from wardround_common.modalities.base import IGNORED, Encoder, Examples, Moments, TableInputs
+from wardround_common.modalities.base import (
+    IGNORED,
+    Encoder,
+    Examples,
+    Moments,
+    TableInputs,
+    subjects_tensor,
+)
 from wardround_common.modalities.tabular import TableEncoder
 from wardround_common.moments import FloatArray, moment_sums, moments_of
 from wardround_common.shared_model import SharedModel
@@ -46,6 +53,10 @@ class SiteDatasets:
             "validation": self._examples.validation,
             "test": self._examples.test,
         }[part]
+
+    def subjects(self, part: Part) -> torch.Tensor:
+        """The subject codes of a part, int64 [n]."""
+        return subjects_tensor(self.part(part))
 
     def training_set(
         self, part: Part, moments: TableMoments | None, *, head_only: bool

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wardround_client.data.load import SiteExamples
+from wardround_client.data.split import SiteExamples
 from wardround_client.training.local import Course, predict, train
 from wardround_client.training.seeds import derive_seed
 from wardround_client.worker.comparison import ModelComparison
@@ -38,6 +38,7 @@ from wardround_common.wire.bodies import (
 )
 from wardround_common.wire.layout import Layout, Packed, as_bytes, pack, unpack
 from wardround_common.wire.step import (
+    Phase,
     Receipt,
     StepKind,
     StepManifest,
@@ -75,7 +76,7 @@ class SiteWorker:
         self._device = device
         self._examples: SiteExamples | None = None
         self._datasets: SiteDatasets | None = None
-        self._seconds: dict[str, float] = {}
+        self._seconds: dict[Phase, float] = {}
         self._steps: dict[StepKind, Callable[[StepManifest, Packed | None], Work]] = {
             "describe": self._describe,
             "moments": self._moments,
@@ -85,7 +86,9 @@ class SiteWorker:
             "compare": self._compare,
         }
 
-    def execute(self, manifest: StepManifest, state: Packed | None) -> tuple[Receipt, Packed | None]:
+    def execute(
+        self, manifest: StepManifest, state: Packed | None
+    ) -> tuple[Receipt, Packed | None]:
         """Answer one step.
 
         Args:
@@ -268,7 +271,7 @@ class SiteWorker:
         return manifest.moments
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def _timed(self, phase: Phase) -> Iterator[None]:
         started = time.monotonic()
         yield
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - started

@@ -43,12 +43,18 @@ class PackedArray(Array):
         """The bytes, made when Flower asks for them."""
         return bytes(as_bytes(self.packed))
 
+    def deflate(self) -> bytes:
+        """As a plain array: Flower writes the class's name, and a receiver knows only its own."""
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
 
 def to_content(json_bytes: bytes, packed: Packed | None) -> RecordDict:
     """A manifest or receipt and its array as the content of a message."""
     content = RecordDict({_MESSAGE: ConfigRecord({"bytes": json_bytes})})
     if packed is not None and len(packed):
-        content[_ARRAYS] = ArrayRecord({_PACKED: PackedArray(packed)})
+        arrays = ArrayRecord()  # its constructor would copy the array's bytes
+        arrays[_PACKED] = PackedArray(packed)
+        content[_ARRAYS] = arrays
     return content
 
 

@@ -156,4 +156,4 @@ def from_buffer(layout: Layout, data: Buffer) -> Packed:
 
 def as_bytes(packed: Packed) -> memoryview:
     """The bytes of a packed array, without copying."""
-    return memoryview(packed).cast("B") if packed.size else memoryview(b"")
+    return packed.data.cast("B") if packed.size else memoryview(b"")

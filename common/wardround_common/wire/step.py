@@ -23,6 +23,7 @@ StepKind = Literal["describe", "moments", "gram", "train", "evaluate", "compare"
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
 SiteName = Annotated[str, Field(pattern=SITE_NAME)]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Phase = Literal["data", "features", "train", "evaluate"]
 Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
 WireTensor = tuple[str, Literal["float32", "float64"], tuple[int, ...]]
 
@@ -140,9 +141,7 @@ class Receipt(WireModel):
     num_subjects: int
     num_examples: int = Field(ge=0, le=MAX_COUNT)
     body: dict[str, Any] = Field(default_factory=dict)
-    seconds: dict[Literal["data", "features", "train", "evaluate"], Seconds] = Field(
-        default_factory=dict
-    )
+    seconds: dict[Phase, Seconds] = Field(default_factory=dict)
 
 
 def layout_to_wire(layout: Layout) -> tuple[WireTensor, ...]:

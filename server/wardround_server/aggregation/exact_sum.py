@@ -11,8 +11,7 @@ Nguyen, "Parallel Reproducible Summation", IEEE Trans. Computers 64(7), 2015, se
 with units fixed beforehand from the bound instead of found from the data.
 
 Not claimed: a better result than float64. The rounding error of one term is at most half the
-smallest unit, about ``bound * terms * 2^-50`` with one fold and ``bound * terms^2 * 2^-100`` with
-two.
+smallest unit, about ``bound * (terms * 2^-50)^folds``: relative to the bound, not to the term.
 """
 
 import math
@@ -37,7 +36,7 @@ class ExactSum:
         size: number of values.
         bound: largest magnitude of a (scaled) value; larger values are the caller's error.
         terms: largest number of arrays.
-        folds: 1 or 2; see the module's note on resolution.
+        folds: at least 1; see the module's note on resolution.
     """
 
     def __init__(self, size: int, *, bound: float, terms: int, folds: int = 2) -> None:

@@ -121,10 +121,13 @@ class FlowerCarrier:
         return waiting
 
     def _read(self, message: Message) -> Answer | None:
-        asked = self._open.pop(message.metadata.reply_to_message_id, None)
-        if asked is None:
+        message_id = message.metadata.reply_to_message_id
+        if message_id not in self._open:
             return None
-        site, step, layout = asked
+        site, step, layout = self._open[message_id]
+        if message.metadata.src_node_id != self._node_of[site]:
+            return None  # another node's word does not count, and does not use up the site's
+        del self._open[message_id]
         if message.has_error():
             return Answer(site, step, failure="site_unreachable")
         try:

@@ -45,6 +45,9 @@ class Journal:
         self._head = _START
         self._records: list[Record] = []
         self._read()
+        # A crash may have come between a rename and the fsync of its folder.
+        fsync_folder(self._objects)
+        fsync_folder(folder)
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -137,6 +140,6 @@ def _parse(line: bytes) -> Record | None:
     try:
         value = json.loads(line)
         canonical = canonical_bytes(value) == line
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     return value if isinstance(value, dict) and canonical and "kind" in value else None

@@ -3,7 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
         spec,
         outcome,
         model_sha256=model_sha256,
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         pooled=pooled,
         pooled_seconds=time.monotonic() - started,
     )
