@@ -4,7 +4,7 @@ No exception text ever goes into a reply: a step that cannot be done is answered
 went wrong in detail is for the site's own operator, through ``on_failure``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from wardround_client.simulated import InProcessSites
 from wardround_client.worker.worker import SiteWorker
 from wardround_common.errors import WardroundError
+from wardround_common.sites import FailureHook
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId
 from wardround_common.wire.flower import (
@@ -24,8 +25,6 @@ from wardround_common.wire.flower import (
     to_content,
 )
 from wardround_common.wire.step import MAX_MANIFEST_BYTES, StepManifest, parse
-
-FailureHook = Callable[[str, Exception], None]
 
 
 def answer(message: Message, worker: SiteWorker, on_failure: FailureHook) -> Message:
@@ -70,19 +69,19 @@ def client_app(workers: Mapping[SiteId, SiteWorker], on_failure: FailureHook) ->
 class SimulatedSites:
     """All sites of a federation behind one ClientApp; see ``wardround_common.sites``."""
 
-    def __init__(self, sites: InProcessSites) -> None:
-        self._sites = sites
-        self.app = client_app(sites.workers, sites.note_failure)
+    def __init__(self, sites: InProcessSites, on_failure: FailureHook) -> None:
+        self.app = client_app(sites.workers, on_failure)
         self.pooled = sites.pooled
-
-    @property
-    def failures(self) -> list[tuple[str, Exception]]:
-        """What went wrong at sites, for the operator of the simulation."""
-        return self._sites.failures
 
 
 def simulated_sites(
-    federation: FederationSpec, *, base: Path, raw: Path | None, cache: Path
+    federation: FederationSpec,
+    *,
+    base: Path,
+    raw: Path | None,
+    cache: Path,
+    on_failure: FailureHook,
 ) -> SimulatedSites:
     """Entry point of the simulator; see ``wardround_common.sites.SitesFactory``."""
-    return SimulatedSites(InProcessSites(federation, base=base, raw=raw, cache=cache))
+    sites = InProcessSites(federation, base=base, raw=raw, cache=cache)
+    return SimulatedSites(sites, on_failure)

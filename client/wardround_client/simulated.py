@@ -38,7 +38,6 @@ class InProcessSites:
 
     Attributes:
         workers: one a site of the roster, sharing one model.
-        failures: (site, exception) of steps that a site could not do.
     """
 
     federation: FederationSpec
@@ -46,7 +45,6 @@ class InProcessSites:
     raw: Path | None
     cache: Path
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    failures: list[tuple[str, Exception]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.shared: SharedModel = shared_model(self.federation)
@@ -61,10 +59,6 @@ class InProcessSites:
             )
             for site in self.federation.federation.sites
         }
-
-    def note_failure(self, site: str, error: Exception) -> None:
-        """Keep what went wrong for the operator; nothing of it is sent."""
-        self.failures.append((site, error))
 
     def pooled(
         self,

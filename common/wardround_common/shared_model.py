@@ -115,6 +115,11 @@ class SharedModel:
                 trainable.append(parameter)
         return trainable
 
+    def head_state(self, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A linear head's weight [C, d] and bias [C] under the names of this model's head."""
+        names = [name for name, _ in self.model.named_parameters() if name.startswith(_HEAD)]
+        return dict(zip(names, (weight, bias), strict=True))
+
     def head_parameters(self) -> frozenset[int]:
         """Identities of the head's parameters, for its own learning rate."""
         return frozenset(id(parameter) for parameter in self.model.head.parameters())

@@ -3,7 +3,7 @@
 The simulator finds the site side through the entry point group ``wardround.sites``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +17,7 @@ from wardround_common.evaluation.scores import MetricValue, ModelScore
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.wire.step import TableMoments
 
+FailureHook = Callable[[str, Exception], None]
 GROUP = "wardround.sites"
 
 
@@ -70,7 +71,13 @@ class SitesFactory(Protocol):
     """Makes the simulated sites of a federation."""
 
     def __call__(
-        self, federation: FederationSpec, *, base: Path, raw: Path | None, cache: Path
+        self,
+        federation: FederationSpec,
+        *,
+        base: Path,
+        raw: Path | None,
+        cache: Path,
+        on_failure: FailureHook,
     ) -> SimulatedSites:
         """Make them.
 
@@ -79,6 +86,8 @@ class SitesFactory(Protocol):
             base: folder of the federation file.
             raw: folder with local copies of public data; None for the default.
             cache: folder for cached features.
+            on_failure: told what went wrong at a site; in a simulation the operator of all sites
+                may know, whereas the reply carries a code only.
 
         Raises:
             DataError: the data is missing, corrupt or not as declared.

@@ -1,7 +1,6 @@
 """The verbs of the coordinator and the researcher: simulate, report."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -38,29 +37,28 @@ def simulate(  # noqa: PLR0917  click passes by name
 
     spec = with_seed(load_federation(federation), seed)
     folder = out or Path("runs") / spec.federation.name
+    console, errors = Console(), Console(stderr=True)
     plan = SimulationPlan(
-        spec, federation.resolve().parent, data, folder, cache_folder() / "features", resume
+        spec,
+        base=federation.resolve().parent,
+        raw=data,
+        out=folder,
+        cache=cache_folder() / "features",
+        resume=resume,
+        on_failure=lambda site, error: errors.print(f"{site}: {error}", markup=False),
     )
-    console = Console()
     if as_json:
-        report = simulate_federation(plan, JsonObserver(sys.stdout))
-        click.echo(
-            json.dumps(
-                {
-                    "event": "run_ended",
-                    "report": str(folder / "report.json"),
-                    "model_sha256": report.model_sha256,
-                }
-            )
-        )
+        result = simulate_federation(plan, JsonObserver(sys.stdout))
+        ended = {"report": str(folder / "report.json"), "model_sha256": result.model_sha256}
+        click.echo(json.dumps({"event": "run_ended", **ended}))
         return
-    if quiet or (not sys.stderr.isatty() and os.environ.get("CI")):
-        report = simulate_federation(plan, QuietObserver())
+    if quiet:
+        result = simulate_federation(plan, QuietObserver())
     else:
-        with RichObserver(Console(stderr=True), spec) as observer:
-            report = simulate_federation(plan, observer)
-    print_table(report, console)
-    console.print(f"model  {report.model_sha256}")
+        with RichObserver(errors, spec) as observer:
+            result = simulate_federation(plan, observer)
+    print_table(result, console)
+    console.print(f"model  {result.model_sha256}")
     console.print(f"report {folder / 'report.html'}", soft_wrap=True)
 
 

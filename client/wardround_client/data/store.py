@@ -6,7 +6,6 @@ readable ``dataset.toml``, or with a file that does not match it, is never taken
 """
 
 import json
-import os
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from wardround_common.cache import cache_folder
 from wardround_common.durable import fsync_folder, write_file
 from wardround_common.errors import DataError
 from wardround_common.spec.base import Table
@@ -63,8 +63,7 @@ class PreparedSet:
 
 def store_folder() -> Path:
     """The folder of prepared sets: ``$WARDROUND_CACHE/data`` or ``~/.cache/wardround/data``."""
-    cache = os.environ.get("WARDROUND_CACHE")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache" / "wardround") / "data"
+    return cache_folder() / "data"
 
 
 def open_set(folder: Path) -> PreparedSet:

@@ -126,7 +126,10 @@ class ModelComparison:
         """
         spec = self._shared.federation
         data = self._datasets.training_set("train", moments, head_only=self._head_only)
+        warm = self._own_head(moments) if spec.head.warm_start else None
         self._shared.reset()
+        if warm is not None:
+            self._shared.load(self._shared.head_state(warm.weight, warm.bias))
         course = Course(
             rounds=range(1, rounds + 1),
             epochs=spec.training.local_epochs,
@@ -142,25 +145,30 @@ class ModelComparison:
         moments = self._datasets.own_moments()
         if rounds > 0:
             return self.predictions(self.train_alone(moments, rounds), moments)
+        return self._own_head(moments).predictions(
+            self._shared, self._datasets.features("test", moments)
+        )
+
+    def _own_head(self, moments: TableMoments | None) -> LinearHead:
+        """The exact head of this data alone."""
+        spec = self._shared.federation.exact_head
+        sizes = (self._shared.feature_dim, self._shared.task.num_outputs)
+        folds = spec.folds if spec.ridge == "auto" else 1
         features = self._datasets.features("train", moments)
-        sums = HeadSums(self._shared.feature_dim, self._shared.task.num_outputs, 5)
+        sums = HeadSums(*sizes, folds)
         generator = np.random.Generator(
             np.random.PCG64(derive_seed(self._seed, "folds", self._site))
         )
-        folds = generator.permutation(len(features.targets)) % 5
-        sums.add(features.features.numpy(), features.targets.numpy(), folds)
-        ridge = self._shared.federation.exact_head.ridge
-        solved = solve_head(
-            sums.packed(),
-            self._shared.feature_dim,
-            self._shared.task.num_outputs,
-            5,
-            None if ridge == "auto" else ridge,
+        sums.add(
+            features.features.numpy(),
+            features.targets.numpy(),
+            generator.permutation(len(features.targets)) % folds,
         )
-        head = LinearHead(
+        ridge = None if spec.ridge == "auto" else spec.ridge
+        solved = solve_head(sums.packed(), *sizes, folds, ridge)
+        return LinearHead(
             torch.from_numpy(solved.weight).float(), torch.from_numpy(solved.bias).float()
         )
-        return head.predictions(self._shared, self._datasets.features("test", moments))
 
     def _personalised(
         self, state: State, moments: TableMoments | None, rounds: int

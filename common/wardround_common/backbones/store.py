@@ -15,12 +15,12 @@ Rules:
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from wardround_common.cache import cache_folder
 from wardround_common.canonical import canonical_bytes
 from wardround_common.durable import fsync_folder, write_file
 from wardround_common.errors import BackboneError
@@ -49,9 +49,7 @@ class Entry:
 
 def store_folder() -> Path:
     """The folder of the store; it need not exist yet."""
-    chosen = os.environ.get("WARDROUND_CACHE")
-    base = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "wardround"
-    return base / "backbones"
+    return cache_folder() / "backbones"
 
 
 def file_digest(path: Path) -> Digest:

@@ -9,6 +9,7 @@ answers, the final model has the same bytes whatever the order of arrival and th
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from wardround_common.errors import RoundError
 from wardround_common.exact_head import RidgeHead, solve_head, sums_layout
@@ -18,7 +19,7 @@ from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import Digest, SiteId, TensorSpec, sha256_hex
 from wardround_common.wire.bodies import EvaluateBody, TrainBody
-from wardround_common.wire.layout import Layout, Packed, as_bytes, pack
+from wardround_common.wire.layout import Layout, Packed, as_bytes, pack, unpack
 from wardround_common.wire.step import (
     StepKind,
     StepManifest,
@@ -161,7 +162,14 @@ class RoundEngine:
         total = self._sum_step("gram", sums_layout(*sizes), outcome)
         outcome.exact_head = solve_head(total, *sizes, None if head.ridge == "auto" else head.ridge)
         if self._spec.head.warm_start or self._spec.rounds.count == 0:
-            outcome.state = _with_head(outcome.state, outcome.exact_head)
+            outcome.state = self._with_head(outcome.state, outcome.exact_head)
+
+    def _with_head(self, state: GlobalState, head: RidgeHead) -> GlobalState:
+        """The state with its linear head replaced by the exact one."""
+        weight, bias = torch.from_numpy(head.weight), torch.from_numpy(head.bias)
+        tensors = unpack(state.layout, state.values) | self._model.head_state(weight, bias)
+        values = pack(state.layout, tensors).astype(np.float32, copy=False)
+        return GlobalState(state.layout, values)
 
     def _sum_step(self, kind: StepKind, layout: Layout, outcome: RunOutcome) -> FloatArray:
         """Sum one float64 array over the sites, exactly and whatever the order."""
@@ -329,17 +337,6 @@ class RoundEngine:
             if record["step"] not in finished:  # of a step that a crash left open
                 kept.add(str(record["update"]))
         self._journal.keep_only(kept)
-
-
-def _with_head(state: GlobalState, head: RidgeHead) -> GlobalState:
-    """The state with its linear head replaced by the exact one."""
-    values = state.values.copy()
-    for spec, where in state.layout.slices():
-        if spec.name.startswith("head.") and spec.name.endswith("weight"):
-            values[where] = head.weight.ravel()
-        elif spec.name.startswith("head.") and spec.name.endswith("bias"):
-            values[where] = head.bias
-    return GlobalState(state.layout, values)
 
 
 def beside_exact_head(outcome: RunOutcome) -> tuple[Layout, Packed]:

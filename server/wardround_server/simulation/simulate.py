@@ -11,8 +11,9 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
+from wardround_common.errors import RoundError
 from wardround_common.shared_model import SharedModel, shared_model
-from wardround_common.sites import PooledScores, SimulatedSites, simulated_sites
+from wardround_common.sites import FailureHook, PooledScores, SimulatedSites, simulated_sites
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId
 from wardround_server.app import server_app
@@ -36,6 +37,7 @@ class SimulationPlan:
         out: the run's folder.
         cache: folder for cached features; kept between runs.
         resume: go on with the run in ``out``.
+        on_failure: told what went wrong at a site, in full.
     """
 
     spec: FederationSpec
@@ -44,6 +46,7 @@ class SimulationPlan:
     out: Path
     cache: Path
     resume: bool
+    on_failure: FailureHook
 
 
 def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
@@ -60,9 +63,23 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
     """
     spec = plan.spec
     _fix_threads(spec)
-    sites = simulated_sites()(spec, base=plan.base, raw=plan.raw, cache=plan.cache)
+    failures: list[Exception] = []
+
+    def note_failure(site: str, error: Exception) -> None:
+        failures.append(error)
+        plan.on_failure(site, error)
+
+    sites = simulated_sites()(
+        spec, base=plan.base, raw=plan.raw, cache=plan.cache, on_failure=note_failure
+    )
     folder = RunFolder(plan.out)
-    outcome = _run(spec, folder, sites, observer, resume=plan.resume)
+    try:
+        outcome = _run(spec, folder, sites, observer, resume=plan.resume)
+    except RoundError as error:
+        # Whoever simulates a federation operates every site: the cause is theirs to see.
+        if failures:
+            raise failures[0] from error
+        raise
     model_sha256 = folder.write_model(outcome, spec.digest())
     started = time.monotonic()
     pooled = _pooled(spec, outcome, sites)

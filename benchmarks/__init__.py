@@ -1,0 +1,1 @@
+"""Measurements of speed, size and accuracy: every figure of docs/measurements.md."""

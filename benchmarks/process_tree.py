@@ -1,0 +1,64 @@
+"""Processor time and memory of this process and all its descendants, from Linux's ``/proc``.
+
+1. Processor time is user and system time. This process is read to the nanosecond, the others to
+   the kernel's tick (10 ms).
+2. Memory is the proportional set size: a page that n processes share counts 1/n in each, so the
+   sum over the tree is what the tree takes of the machine.
+"""
+
+import os
+import resource
+import time
+from pathlib import Path
+
+_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+_PROC = Path("/proc")
+
+
+def cpu_seconds() -> float:
+    """Processor time used so far by the tree, ended descendants included, in seconds."""
+    own = time.process_time()
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own + ended.ru_utime + ended.ru_stime + sum(map(_cpu_of, descendants(os.getpid())))
+
+
+def memory_mib() -> float:
+    """Proportional set size of the tree now, in MiB."""
+    return sum(map(_pss_kib, [os.getpid(), *descendants(os.getpid())])) / 1024
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children, and so on."""
+    children: dict[int, list[int]] = {}
+    for folder in _PROC.iterdir():
+        if folder.name.isdigit():
+            fields = _stat(int(folder.name))
+            if fields:
+                children.setdefault(int(fields[1]), []).append(int(folder.name))
+    found, unseen = [], list(children.get(pid, ()))
+    while unseen:
+        child = unseen.pop()
+        found.append(child)
+        unseen.extend(children.get(child, ()))
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of ``/proc/PID/stat`` from the third (state) on; empty if the process is gone."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _cpu_of(pid: int) -> float:
+    fields = _stat(pid)
+    return sum(map(int, fields[11:15])) * _TICK_S if fields else 0.0
+
+
+def _pss_kib(pid: int) -> int:
+    try:
+        text = (_PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(row.split()[1]) for row in text.splitlines() if row.startswith("Pss:")), 0)

@@ -1,0 +1,51 @@
+"""Runs the benchmarks: ``python benchmarks/run.py [--quick] [--only PART]``.
+
+Each part is a package that measures in processes of its own, writes ``results/PART.json`` and puts
+its table between the markers ``<!-- PART -->`` of ``docs/measurements.md``. It fails if the
+implementations that it compares do not end in the same result.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PARTS = {"simulator": "benchmarks.simulator"}
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the cases that take minutes")
+    parser.add_argument("--only", choices=sorted(PARTS), help="one part")
+    return parser.parse_args(words)
+
+
+def environment() -> dict[str, str]:
+    """What measured processes run in: one thread, no telemetry, this checkout importable."""
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    silent = {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, **one_thread, **silent, "PYTHONPATH": path}
+
+
+def main() -> int:
+    """Run the parts one after the other; the exit status of the first that failed."""
+    wanted = arguments()
+    for part in [wanted.only] if wanted.only else sorted(PARTS):
+        command = [sys.executable, "-m", PARTS[part], *(["--quick"] if wanted.quick else [])]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), check=False)
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

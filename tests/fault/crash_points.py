@@ -1,0 +1,238 @@
+"""Kills a run at every point where the disk changes, resumes it, and compares the model.
+
+    python tests/fault/crash_points.py simulate
+    python tests/fault/crash_points.py engine --torn
+    python tests/fault/crash_points.py engine --broken record_first
+
+The process has everything imported; each run is a forked child that counts its calls of fsync,
+rename, unlink and mkdir and sends itself SIGKILL instead of the N-th. A second child goes on with
+what the first one left. Prints one JSON object: how many points there are, and which of them did
+not end with the uninterrupted run's model or left a damaged journal.
+
+``--torn`` also takes back half of the line that an append was about to make durable, as a loss of
+power may. ``--broken`` breaks a rule of the journal, to show that the enumeration would notice.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.support import FakeCarrier, fake_sites, federation, run_engine, simulated, write_dataset
+from wardround_common import durable
+from wardround_common import shared_model as shared_model_module
+from wardround_common.types import sha256_hex
+from wardround_server.progress import QuietObserver
+from wardround_server.rounds import journal as journal_module
+from wardround_server.rounds.engine import RoundEngine
+from wardround_server.rounds.journal import Journal
+from wardround_server.simulation.simulate import SimulationPlan, simulate_federation
+
+COUNTED = ("fsync", "replace", "unlink", "mkdir")
+Run = Callable[[Path, bool], str]
+
+
+def simulate(folder: Path, resume: bool) -> str:
+    """A real simulation of two sites over three rounds; updates are not stored."""
+    spec = simulated(
+        ("a", "b"),
+        data={"standardise": "federated", "validation_fraction": 0.2},
+        exact_head={"enabled": True, "folds": 2},
+        head={"warm_start": True},
+        evaluation={"compare": False},
+    )
+    plan = SimulationPlan(
+        spec, folder.parent, None, folder, folder.parent / "cache", resume=resume
+    )
+    report = simulate_federation(plan, QuietObserver())
+    digest = sha256_hex((folder / "model.safetensors").read_bytes())
+    assert report.model_sha256 == digest
+    return digest
+
+
+def engine(folder: Path, resume: bool) -> str:
+    """The engine over sites in memory; updates are stored before they are folded."""
+    del resume
+    spec = federation(
+        data={"standardise": "federated", "validation_fraction": 0.2},
+        exact_head={"enabled": True, "folds": 2},
+        head={"warm_start": True},
+    )
+    outcome = run_engine(spec, FakeCarrier(fake_sites(spec)), folder / "journal")
+    return outcome.state.digest()
+
+
+RUNS: dict[str, Run] = {"simulate": simulate, "engine": engine}
+
+
+# -- rules broken on purpose -------------------------------------------------------------------
+
+
+def _no_rename(path: Path, data: bytes | memoryview) -> Any:
+    """Written in place, in two halves."""
+    half = len(data) // 2
+    with path.open("wb") as file:
+        for part in (data[:half], data[half:]):
+            file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+    return sha256_hex(data)
+
+
+def _break_record_first() -> None:
+    """The record that names an object is made durable before the object."""
+    store, append = Journal.store, Journal.append
+    waiting: list[bytes] = []
+
+    def late_store(self: Journal, data: bytes | memoryview) -> Any:
+        waiting.append(bytes(data))
+        return sha256_hex(data)
+
+    def early_append(self: Journal, kind: str, **fields: object) -> None:
+        append(self, kind, **fields)
+        while waiting:
+            store(self, waiting.pop())
+
+    Journal.store, Journal.append = late_store, early_append  # type: ignore[method-assign]
+
+
+def _break_tidy() -> None:
+    """Updates of a step under way are deleted with those of finished ones."""
+
+    def tidy(self: RoundEngine) -> None:
+        finished = self._journal.find("step_finished")
+        self._journal.keep_only({str(record["produced"]) for record in finished})
+
+    RoundEngine._tidy = tidy  # type: ignore[method-assign]
+
+
+def _break_cut() -> None:
+    """A torn last line is ignored, not cut off."""
+    Journal._cut = lambda self, size: None  # type: ignore[method-assign]
+
+
+def _break_rename() -> None:
+    journal_module.write_file = _no_rename  # type: ignore[attr-defined]
+
+
+BROKEN: dict[str, Callable[[], None]] = {
+    "no_rename": _break_rename,
+    "record_first": _break_record_first,
+    "tidy_all": _break_tidy,
+    "no_cut": _break_cut,
+}
+
+
+# -- children ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Disk:
+    """Counts what changes the disk, and dies at one of its calls.
+
+    Nothing is really synced: the kernel lives on, so its cache is what a resumed run reads.
+    """
+
+    die_at: int
+    torn: bool
+    calls: int = 0
+
+    def install(self) -> None:
+        for name in COUNTED:
+            setattr(os, name, self._counting(name, getattr(os, name)))
+
+    def _counting(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.die_at:
+                if name == "fsync" and self.torn:
+                    _tear(args[0])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return None if name == "fsync" else real(*args, **kwargs)
+
+        return counted
+
+
+def _tear(descriptor: int) -> None:
+    """Take back half of the last line of a journal."""
+    path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    if path.suffix == ".jsonl":
+        data = path.read_bytes()
+        line = data[:-1].rpartition(b"\n")[2]
+        os.truncate(path, len(data) - 1 - len(line) // 2)
+
+
+def in_child(run: Run, folder: Path, *, resume: bool, die_at: int = 0, torn: bool = False) -> str:
+    """The model's digest and the number of calls, ``killed``, or what went wrong."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        disk = Disk(die_at, torn)
+        disk.install()
+        try:
+            said = f"{run(folder, resume)} {disk.calls}"
+        except BaseException as error:  # noqa: BLE001  reported by the parent
+            said = f"{type(error).__name__} {getattr(error, 'code', error)}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        said = file.read()
+    _, status = os.waitpid(child, 0)
+    return "killed" if os.WIFSIGNALED(status) else said
+
+
+def points(run: Run, place: Path, *, torn: bool) -> Iterator[tuple[int, str, str]]:
+    """Every point: its number, what the killed run said, and what the resumed one did."""
+    digest, calls = in_child(run, place / "whole", resume=False).split(" ", 1)
+    yield 0, digest, calls
+    for point in range(1, int(calls) + 1):
+        folder = place / f"point-{point}"
+        killed = in_child(run, folder, resume=False, die_at=point, torn=torn)
+        resumed = in_child(run, folder, resume=True)
+        try:
+            Journal(folder / "journal")
+        except Exception as error:  # noqa: BLE001
+            resumed += f" {type(error).__name__}"
+        yield point, killed, resumed
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", choices=RUNS)
+    parser.add_argument("--torn", action="store_true")
+    parser.add_argument("--broken", choices=BROKEN)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    assert journal_module.write_file is durable.write_file
+    if chosen.broken:
+        BROKEN[chosen.broken]()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        write_dataset(place / "data", ("a", "b"))
+        RUNS[chosen.run](place / "warm", False)  # imports what is imported late
+        shared_model_module._built.clear()
+        found = points(RUNS[chosen.run], place, torn=chosen.torn)
+        _, digest, calls = next(found)
+        wrong = [
+            [point, killed, resumed]
+            for point, killed, resumed in found
+            if killed != "killed" or resumed.split()[0] != digest or "Error" in resumed
+        ]
+    json.dump({"points": int(calls), "model": digest, "wrong": wrong}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
