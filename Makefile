@@ -25,6 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## hospitals fine-tune together: heart disease tables, then chest X-ray reports
+	rm -rf runs/heart runs/reports
 	$(BIN)/wardround simulate examples/heart.toml --out runs/heart
 	$(BIN)/wardround simulate examples/reports.toml --out runs/reports
 	@echo "Reports: runs/heart/report.html and runs/reports/report.html"

@@ -1,25 +1,23 @@
 """Processor time and memory of this process and all its descendants, from Linux's ``/proc``.
 
-1. Processor time is user and system time. This process is read to the nanosecond, the others to
-   the kernel's tick (10 ms).
+1. Processor time is user and system time, to the kernel's tick (10 ms); this process is better
+   read by ``time.process_time``.
 2. Memory is the proportional set size: a page that n processes share counts 1/n in each, so the
    sum over the tree is what the tree takes of the machine.
 """
 
 import os
 import resource
-import time
 from pathlib import Path
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
-def cpu_seconds() -> float:
-    """Processor time used so far by the tree, ended descendants included, in seconds."""
-    own = time.process_time()
+def descendants_cpu_seconds() -> float:
+    """Processor time used so far by all descendants, ended ones included, in seconds."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own + ended.ru_utime + ended.ru_stime + sum(map(_cpu_of, descendants(os.getpid())))
+    return ended.ru_utime + ended.ru_stime + sum(map(_cpu_of, descendants(os.getpid())))
 
 
 def memory_mib() -> float:

@@ -288,6 +288,10 @@ class StubModel:
         self.layouts = Layout(tensors), Layout((*late, *tensors))
         self.initial = {t.name: torch.zeros(t.shape) for t in (*late, *tensors)}
 
+    def head_state(self, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The head's tensors by name."""
+        return {"head.0.weight": weight, "head.0.bias": bias}
+
     def layout(self, round_: int) -> Layout:
         """What round ``round_`` exchanges."""
         return self.layouts[round_ > 1]

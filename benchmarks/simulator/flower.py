@@ -39,8 +39,9 @@ def client_app(workload: Workload) -> ClientApp:
         place = int(context.node_config["partition-id"])
         inputs, targets = _data(workload, place)
         model = workload.model()
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        round_ = int(message.content["config"]["server-round"])
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        round_ = message.content.config_records["config"]["server-round"]
+        assert isinstance(round_, int)
         started = time.process_time()
         train_site(model, inputs, targets, workload.batches(place, round_))
         train_cpu_s = time.process_time() - started
@@ -74,7 +75,9 @@ class StampedFedAvg(FedAvg):
         """Flower's mean; the sites' training time is read from their metrics."""
         kept = list(replies)
         for message in kept:
-            self._clock.trained(float(message.content["metrics"]["train-cpu-s"]))
+            cpu_s = message.content.metric_records["metrics"]["train-cpu-s"]
+            assert isinstance(cpu_s, float)
+            self._clock.trained(cpu_s)
         return super().aggregate_train(server_round, kept)
 
 

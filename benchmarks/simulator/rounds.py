@@ -35,23 +35,29 @@ class RoundClock:
     first_round_s: float = 0.0
     memory_mib: float = 0.0
     _made: float = field(default_factory=time.monotonic)
-    _open: tuple[float, float] | None = None
+    _open: tuple[float, float, float] | None = None
     _train_cpu_s: float = 0.0
 
     def begin(self) -> None:
         """A round begins; the one before it ends."""
         self.end()
-        cpu_s = process_tree.cpu_seconds()
-        self._open = (time.monotonic(), cpu_s)
+        others_s = process_tree.descendants_cpu_seconds()
+        self._open = (others_s, time.monotonic(), time.process_time())
 
     def end(self) -> None:
         """The open round ends, if there is one."""
         if self._open is None:
             return
-        wall_s, cpu_s = time.monotonic(), process_tree.cpu_seconds()
+        own_s, wall_s = time.process_time(), time.monotonic()
+        cpu_s = own_s + process_tree.descendants_cpu_seconds()
+        others_before_s, wall_before_s, own_before_s = self._open
         self.first_round_s = self.first_round_s or wall_s - self._made
         self.rounds.append(
-            Round(wall_s - self._open[0], cpu_s - self._open[1], self._train_cpu_s)
+            Round(
+                wall_s=wall_s - wall_before_s,
+                cpu_s=cpu_s - own_before_s - others_before_s,
+                train_cpu_s=self._train_cpu_s,
+            )
         )
         self.memory_mib = max(self.memory_mib, process_tree.memory_mib())
         self._open, self._train_cpu_s = None, 0.0

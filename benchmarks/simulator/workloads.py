@@ -174,7 +174,9 @@ class Workload:
         split = np.tile(["train"] * self.num_examples + ["test"], self.num_sites)
         named = np.array(_labels())[labels]
         if self.name == "cnn":
-            np.savez(folder / "data.npz", images=inputs, label=named, hospital=hospital, split=split)
+            np.savez(
+                folder / "data.npz", images=inputs, label=named, hospital=hospital, split=split
+            )
         else:
             with (folder / "data.csv").open("w", newline="") as file:
                 writer = csv.writer(file)
@@ -197,7 +199,7 @@ def train_site(
     for rows in batches:
         optimizer.zero_grad()
         logits = model(**{name: tensor[rows] for name, tensor in inputs.items()})
-        functional.cross_entropy(logits, targets[rows]).backward()
+        torch.autograd.backward(functional.cross_entropy(logits, targets[rows]))
         optimizer.step()
 
 

@@ -51,6 +51,8 @@ class SharedModel:
         self.encoder = loaded.encoder
         self._blocks = loaded.blocks
         self._shares_batchnorm = federation.exchange.batchnorm == "shared"
+        self._names: tuple[int, tuple[str, ...]] = (-1, ())
+        self._layout: tuple[int, Layout] = (-1, Layout(()))
         last = self.names(max(federation.rounds.count, 1))
         self.initial = {name: tensor.clone() for name, tensor in self.tensors(last).items()}
 
@@ -58,8 +60,14 @@ class SharedModel:
         """Names of the tensors exchanged in a round (from 1), in model order.
 
         Parameters that the tuning method trains, the head, and - only if the file says so -
-        BatchNorm's running mean and variance. Integer buffers are never among them.
+        BatchNorm's running mean and variance. Integer buffers are never among them. Every site
+        asks for the same round, so the last answer is kept.
         """
+        if self._names[0] != round_:
+            self._names = (round_, self._names_in(round_))
+        return self._names[1]
+
+    def _names_in(self, round_: int) -> tuple[str, ...]:
         chosen = self._tuning.trainable(self.model.backbone, self._blocks, round_)
         parameters = [
             name
@@ -70,7 +78,9 @@ class SharedModel:
 
     def layout(self, round_: int) -> Layout:
         """The layout of the exchange of a round."""
-        return layout_of(self.tensors(self.names(round_)))
+        if self._layout[0] != round_:
+            self._layout = (round_, layout_of(self.tensors(self.names(round_))))
+        return self._layout[1]
 
     def head_only(self, round_: int) -> bool:
         """Whether a round leaves the backbone as it is, so that features can be cached."""

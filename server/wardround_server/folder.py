@@ -59,19 +59,21 @@ class RunFolder:
     def write_model(self, outcome: RunOutcome, spec_sha256: Digest) -> Digest:
         """Write the trained set and the exact head as safetensors.
 
-        The header of the model names the federation file and carries what is needed to use it:
-        the round it is from and the standardisation of tables.
+        The header of the model (key ``wardround``, canonical JSON) names the federation file and
+        carries what is needed to use it: the round it is from and the standardisation of tables.
 
         Returns:
             The SHA-256 of ``model.safetensors``.
         """
         moments = None if outcome.moments is None else outcome.moments.model_dump(mode="json")
-        metadata = {
+        described = {
             "format": "wardround-model/1",
             "spec_sha256": spec_sha256,
-            "round": str(outcome.model_round),
-            "moments": canonical_bytes(moments).decode("ascii"),
+            "round": outcome.model_round,
+            "moments": moments,
         }
+        # One key only: safetensors writes several in an order that differs from run to run.
+        metadata = {"wardround": canonical_bytes(described).decode("ascii")}
         if outcome.exact_head is not None:
             head = outcome.exact_head
             tensors = {

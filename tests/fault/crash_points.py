@@ -1,16 +1,17 @@
 """Kills a run at every point where the disk changes, resumes it, and compares the model.
 
-    python tests/fault/crash_points.py simulate
-    python tests/fault/crash_points.py engine --torn
-    python tests/fault/crash_points.py engine --broken record_first
+    python -m tests.fault.crash_points simulate
+    python -m tests.fault.crash_points engine --torn
+    python -m tests.fault.crash_points engine --broken record_first
 
-The process has everything imported; each run is a forked child that counts its calls of fsync,
-rename, unlink and mkdir and sends itself SIGKILL instead of the N-th. A second child goes on with
-what the first one left. Prints one JSON object: how many points there are, and which of them did
+The process has everything imported; each killed run is a forked child that counts its calls of fsync,
+rename, unlink and mkdir and sends itself SIGKILL instead of the N-th. The parent, which has none of
+its memory, goes on with what it left. Prints one JSON object: how many points there are, and which of them did
 not end with the uninterrupted run's model or left a damaged journal.
 
 ``--torn`` also takes back half of the line that an append was about to make durable, as a loss of
-power may. ``--broken`` breaks a rule of the journal, to show that the enumeration would notice.
+power may. ``--broken`` breaks a rule of the journal, to show that the enumeration would notice; it
+ends at the first point that does.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ import torch
 from tests.support import FakeCarrier, fake_sites, federation, run_engine, simulated, write_dataset
 from wardround_common import durable
 from wardround_common import shared_model as shared_model_module
+from wardround_common.errors import IntegrityError
 from wardround_common.types import sha256_hex
 from wardround_server.progress import QuietObserver
 from wardround_server.rounds import journal as journal_module
@@ -51,7 +53,13 @@ def simulate(folder: Path, resume: bool) -> str:
         evaluation={"compare": False},
     )
     plan = SimulationPlan(
-        spec, folder.parent, None, folder, folder.parent / "cache", resume=resume
+        spec,
+        base=folder.parent,
+        raw=None,
+        out=folder,
+        cache=folder.parent / "cache",
+        resume=resume,
+        on_failure=lambda site, error: None,
     )
     report = simulate_federation(plan, QuietObserver())
     digest = sha256_hex((folder / "model.safetensors").read_bytes())
@@ -63,6 +71,7 @@ def engine(folder: Path, resume: bool) -> str:
     """The engine over sites in memory; updates are stored before they are folded."""
     del resume
     spec = federation(
+        federation={"sites": ["a", "b"]},
         data={"standardise": "federated", "validation_fraction": 0.2},
         exact_head={"enabled": True, "folds": 2},
         head={"warm_start": True},
@@ -171,18 +180,14 @@ def _tear(descriptor: int) -> None:
         os.truncate(path, len(data) - 1 - len(line) // 2)
 
 
-def in_child(run: Run, folder: Path, *, resume: bool, die_at: int = 0, torn: bool = False) -> str:
-    """The model's digest and the number of calls, ``killed``, or what went wrong."""
+def killed_at(run: Run, folder: Path, point: int, *, torn: bool) -> str:
+    """``killed``, or what a forked child said that was not."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        disk = Disk(die_at, torn)
-        disk.install()
-        try:
-            said = f"{run(folder, resume)} {disk.calls}"
-        except BaseException as error:  # noqa: BLE001  reported by the parent
-            said = f"{type(error).__name__} {getattr(error, 'code', error)}"
+        Disk(point, torn).install()
+        said = outcome(run, folder, resume=False)
         os.write(writing, said.encode())
         os._exit(0)
     os.close(writing)
@@ -192,20 +197,42 @@ def in_child(run: Run, folder: Path, *, resume: bool, die_at: int = 0, torn: boo
     return "killed" if os.WIFSIGNALED(status) else said
 
 
-def points(run: Run, place: Path, *, torn: bool) -> Iterator[tuple[int, str, str]]:
-    """Every point: its number, what the killed run said, and what the resumed one did."""
-    digest, calls = in_child(run, place / "whole", resume=False).split(" ", 1)
-    yield 0, digest, calls
-    for point in range(1, int(calls) + 1):
+def outcome(run: Run, folder: Path, *, resume: bool) -> str:
+    """The model's digest, or what went wrong."""
+    shared_model_module._built.clear()
+    try:
+        return run(folder, resume)
+    except Exception as error:  # noqa: BLE001  it is the finding
+        return f"{type(error).__name__}: {getattr(error, 'code', error)}"
+
+
+def enumerate_points(run: Run, place: Path, *, torn: bool, first: bool) -> dict[str, Any]:
+    """Every point: killed there, resumed here, where nothing of the killed run is in memory."""
+    model = outcome(run, place / "warm", resume=False)  # imports what is imported late
+    real = {name: getattr(os, name) for name in COUNTED}
+    disk = Disk(0, torn=False)
+    disk.install()
+    assert outcome(run, place / "whole", resume=False) == model
+    for name in COUNTED:
+        setattr(os, name, real[name])
+    os.fsync = lambda descriptor: None
+    wrong = []
+    for point in range(1, disk.calls + 1):
         folder = place / f"point-{point}"
-        killed = in_child(run, folder, resume=False, die_at=point, torn=torn)
-        resumed = in_child(run, folder, resume=True)
+        killed = killed_at(run, folder, point, torn=torn)
+        resumed = outcome(run, folder, resume=True)
         try:
-            Journal(folder / "journal")
-        except Exception as error:  # noqa: BLE001
-            resumed += f" {type(error).__name__}"
-        yield point, killed, resumed
+            journal = Journal(folder / "journal")
+            for path in (folder / "journal" / "objects").iterdir():
+                journal.load(path.name)
+        except IntegrityError as error:
+            resumed = error.code
+        if (killed, resumed) != ("killed", model):
+            wrong.append([point, killed, resumed])
+            if first:
+                break
         shutil.rmtree(folder)
+    return {"points": disk.calls, "model": model, "wrong": wrong}
 
 
 def main() -> None:
@@ -222,16 +249,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         write_dataset(place / "data", ("a", "b"))
-        RUNS[chosen.run](place / "warm", False)  # imports what is imported late
-        shared_model_module._built.clear()
-        found = points(RUNS[chosen.run], place, torn=chosen.torn)
-        _, digest, calls = next(found)
-        wrong = [
-            [point, killed, resumed]
-            for point, killed, resumed in found
-            if killed != "killed" or resumed.split()[0] != digest or "Error" in resumed
-        ]
-    json.dump({"points": int(calls), "model": digest, "wrong": wrong}, sys.stdout)
+        found = enumerate_points(
+            RUNS[chosen.run], place, torn=chosen.torn, first=chosen.broken is not None
+        )
+        json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":

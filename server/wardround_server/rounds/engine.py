@@ -190,11 +190,12 @@ class RoundEngine:
         )
         outcome.steps.append(result)
         self._require(result)
-        if result.recorded is not None:
+        if result.recorded is None:
+            summed = total.total()
+            self._runner.finish(result, self._journal.store(as_bytes(summed)))
+        else:
             stored = load_packed(self._journal, str(result.recorded["produced"]), layout)
-            return stored.astype(np.float64, copy=False)
-        summed = total.total()
-        self._runner.finish(result, self._journal.store(as_bytes(summed)))
+            summed = stored.astype(np.float64, copy=False)
         self._tidy()
         return summed
 

@@ -1,0 +1,65 @@
+"""Measures, checks that all end in the same parameters, and writes results and table."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import machine, papers
+from benchmarks.simulator.case import IMPLEMENTATIONS
+from benchmarks.simulator.measure import measure, skipped
+from benchmarks.simulator.summary import disagreements, summarise, table
+from benchmarks.simulator.workloads import Workload
+
+RESULTS = Path(__file__).parents[1] / "results" / "simulator.json"
+QUICK = (Workload("cnn", 10, 6), Workload("table", 10, 6))
+FULL = (*QUICK, Workload("cnn", 30, 6))
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="10 sites only, fewer repetitions")
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    """0, or 1 where the implementations disagree; nothing is written then."""
+    quick = arguments().quick
+    machine_now = machine.describe()
+    why_not, repetitions = skipped(), 3 if quick else 5
+    measurable = tuple(name for name in IMPLEMENTATIONS if name not in why_not)
+    started = time.monotonic()
+    cases = [
+        summarise(workload, measure(workload, measurable, repetitions), why_not)
+        for workload in (QUICK if quick else FULL)
+    ]
+    wrong = disagreements(cases)
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
+        return 1
+    command = f"python benchmarks/run.py --only simulator{' --quick' if quick else ''}"
+    load = [machine_now["load_1min"], round(os.getloadavg()[0], 2)]
+    results = {
+        "command": command,
+        "machine": machine_now,
+        "load_1min_before_and_after": load,
+        "seconds": round(time.monotonic() - started),
+        "cases": cases,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    text = (
+        f"`{command}`; {machine.line(machine_now)}; load {load[0]} before and {load[1]} after; "
+        f"medians of {repetitions} interleaved runs of 5 rounds after a first one (smallest to "
+        f"largest).\n\n{table(cases)}"
+    )
+    papers.put(papers.MEASUREMENTS, "simulator", text)
+    print(table(cases))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
