@@ -178,9 +178,7 @@ MALFORMED: dict[str, Malformed] = {
     # the bytes of the receipt
     "receipt empty": Malformed(_raw(lambda b: b""), "json_malformed"),
     "receipt cut": Malformed(_raw(lambda b: b[:-1]), "json_malformed"),
-    "receipt above one mebibyte": Malformed(
-        _body(padding="x" * (1 << 20)), "json_too_large"
-    ),
+    "receipt above one mebibyte": Malformed(_body(padding="x" * (1 << 20)), "json_too_large"),
     "receipt nested a hundred thousand deep": Malformed(_raw(_deep), "json_malformed"),
     "body nested four hundred deep": Malformed(_raw(_deep_body), "json_not_canonical"),
     "receipt with spaces": Malformed(_raw(lambda b: b.replace(b":", b": ")), "json_not_canonical"),

@@ -96,13 +96,13 @@ class Arrival:
     def answer(self, reply: Layout) -> Answer:
         """As a carrier reports it: of the promised size, or a failure."""
         site, update = SiteId(self.site), self.data
-        try:
-            if isinstance(update, bytes):
+        if isinstance(update, bytes):
+            try:
                 update = from_buffer(reply, update)
-            elif update is not None and update.nbytes != reply.num_bytes:
-                raise WireError("not as promised", code="update_bytes")
-        except WireError as error:
-            return Answer(site, self.step, failure=error.code)
+            except WireError as error:
+                return Answer(site, self.step, failure=error.code)
+        if update is not None and update.nbytes != reply.num_bytes:
+            return Answer(site, self.step, failure="update_bytes")
         return Answer(site, self.step, self.receipt, update, self.failure)
 
 

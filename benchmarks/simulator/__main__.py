@@ -14,8 +14,8 @@ from benchmarks.simulator.summary import disagreements, summarise, table
 from benchmarks.simulator.workloads import Workload
 
 RESULTS = Path(__file__).parents[1] / "results" / "simulator.json"
-QUICK = (Workload("cnn", 10, 6), Workload("table", 10, 6))
-FULL = (*QUICK, Workload("cnn", 30, 6))
+QUICK = (Workload("cnn", 10, 11), Workload("table", 10, 11))
+FULL = (*QUICK, Workload("cnn", 30, 11))
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def main() -> int:
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     text = (
         f"`{command}`; {machine.line(machine_now)}; load {load[0]} before and {load[1]} after; "
-        f"medians of {repetitions} interleaved runs of 5 rounds after a first one (smallest to "
+        f"medians of {repetitions} interleaved runs of {QUICK[0].num_rounds - 1} rounds after a first one (smallest to "
         f"largest).\n\n{table(cases)}"
     )
     papers.put(papers.MEASUREMENTS, "simulator", text)

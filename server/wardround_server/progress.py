@@ -140,7 +140,8 @@ class RichObserver:
     def step_ended(self, result: StepResult) -> None:
         """Show loss and metric; say abandoned steps aloud."""
         self._loss = mean_loss(result) if result.manifest.kind == "train" else self._loss
-        self._metric = mean_metric(result) or self._metric
+        metric = mean_metric(result)
+        self._metric = self._metric if metric is None else metric
         if result.abandoned:
             absent = ", ".join([*result.missing, *(site for site, _ in result.refused)])
             self._console.print(

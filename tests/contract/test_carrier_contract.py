@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from tests.malformed import MALFORMED
 from tests.support import (
@@ -26,9 +28,6 @@ from tests.support import (
     manifest_of,
     never,
 )
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-
 from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.flower import (
     STYPE,

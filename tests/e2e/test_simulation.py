@@ -86,7 +86,10 @@ def test_four_real_hospitals_give_a_valid_report_and_one_model(tmp_path: Path, m
         for part in (raw, *raw["rounds"]):
             part.pop("seconds")
         raw.pop("created")
-        raw.pop("bytes"), [entry.pop("bytes_up") for entry in raw["rounds"]]  # times are in receipts
+        (
+            raw.pop("bytes"),
+            [entry.pop("bytes_up") for entry in raw["rounds"]],
+        )  # times are in receipts
         return canonical_bytes(raw).decode()
 
     assert timeless(out) == timeless(other)
@@ -96,7 +99,7 @@ def test_four_real_hospitals_give_a_valid_report_and_one_model(tmp_path: Path, m
 
 def test_a_second_run_in_the_same_folder_needs_resume(tmp_path: Path) -> None:
     spec = _tiny(tmp_path)
-    report, out = _run(spec, tmp_path, "run")
+    report, _out = _run(spec, tmp_path, "run")
     with pytest.raises(ConfigError) as caught:
         _run(spec, tmp_path, "run")
     assert caught.value.code == "run_exists"
@@ -153,10 +156,13 @@ class Broken:
         write_dataset(base / "data", ("a", "b", "c"))
         table = base / "data" / "table.csv"
         text = table.read_text()
-        table.write_text("\n".join(
-            line if number == 0 else f"{CANARIES[0]}-{line}"
-            for number, line in enumerate(text.splitlines())
-        ) + "\n")
+        table.write_text(
+            "\n".join(
+                line if number == 0 else f"{CANARIES[0]}-{line}"
+                for number, line in enumerate(text.splitlines())
+            )
+            + "\n"
+        )
         (base / "broken.csv").write_text(
             "id,x1,x2,colour,label\n"
             + "".join(
@@ -177,7 +183,9 @@ class Broken:
         def listening(message: Message, worker: Any, on_failure: Any) -> Message:
             reply = answer(message, worker, on_failure)
             for record in reply.content.config_records.values():
-                self.replies += [v if isinstance(v, bytes) else str(v).encode() for v in record.values()]
+                self.replies += [
+                    v if isinstance(v, bytes) else str(v).encode() for v in record.values()
+                ]
             for arrays in reply.content.array_records.values():
                 self.replies += [array.data for array in arrays.values()]
             return reply
@@ -207,9 +215,7 @@ def test_nothing_of_a_broken_sites_records_leaves_it(
     spec = simulated(
         ("a", "b", "c"), rounds={"quorum_sites": 2, "count": 2}, simulation={"pooled": False}
     )
-    report, out = _run(
-        spec, tmp_path, "run", JsonObserver(stream), on_failure=broken.note
-    )
+    report, out = _run(spec, tmp_path, "run", JsonObserver(stream), on_failure=broken.note)
     assert {site for site, _ in broken.failures} == {"b"}
     told = " ".join(str(each) for _, each in broken.failures)
     assert any(canary in told for canary in CANARIES), "the site's own operator is told"

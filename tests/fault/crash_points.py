@@ -173,7 +173,7 @@ class Disk:
 
 def _tear(descriptor: int) -> None:
     """Take back half of the last line of a journal."""
-    path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    path = Path(f"/proc/self/fd/{descriptor}").readlink()
     if path.suffix == ".jsonl":
         data = path.read_bytes()
         line = data[:-1].rpartition(b"\n")[2]

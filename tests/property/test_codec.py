@@ -54,14 +54,18 @@ json_values: Any = st.recursive(
     | st.integers(-(10**30), 10**30)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
 
 @settings(max_examples=80, deadline=None)
 @given(packed())
-def test_what_is_packed_comes_out_of_its_bytes(case: tuple[Layout, dict[str, torch.Tensor]]) -> None:
+def test_what_is_packed_comes_out_of_its_bytes(
+    case: tuple[Layout, dict[str, torch.Tensor]],
+) -> None:
     layout, tensors = case
     array = pack(layout, tensors)
     assert array.nbytes == layout.num_bytes
@@ -188,7 +192,7 @@ def test_no_other_bytes_are_accepted_for_the_same_meaning(value: Any, draw: st.D
         b"\xef\xbb\xbf" + data,
     ]
     if isinstance(value, dict) and len(value) > 1:
-        others.append(json.dumps(dict(reversed(sorted(value.items())))).encode())
+        others.append(json.dumps(dict(sorted(value.items(), reverse=True))).encode())
     for other in others:
         if other != data:
             with pytest.raises(WireError):

@@ -11,7 +11,6 @@ from sklearn.linear_model import RidgeClassifier
 from wardround_common.errors import RoundError
 from wardround_common.exact_head import HeadSums, RidgeHead, can_be_sums, solve_head, sums_layout
 from wardround_server.aggregation.exact_sum import ExactSum
-
 from wardround_server.rounds.engine import SUM_BOUND, SUM_FOLDS
 
 TOLERANCE = 1e-9
@@ -126,8 +125,14 @@ def test_equal_for_any_partition(
     chosen = _federated(features, targets, sites, folds, **counts, ridge=None)
     everything = np.zeros(rows, dtype=int)
     alone = _federated(
-        features, targets, everything, folds, num_sites=1, classes=classes,
-        num_folds=num_folds, ridge=None,
+        features,
+        targets,
+        everything,
+        folds,
+        num_sites=1,
+        classes=classes,
+        num_folds=num_folds,
+        ridge=None,
     )
     assert chosen.ridge == pytest.approx(alone.ridge, rel=1e-9), "same folds, same penalty"
     assert _difference(chosen, alone.weight, alone.bias) <= TOLERANCE
@@ -139,8 +144,14 @@ def test_equal_whatever_the_unit_of_the_features(scale: float) -> None:
     features, targets = _data(rng, 300, 8, 3, scale)
     alpha = 0.5 * scale**2
     head = _federated(
-        features, targets, rng.integers(0, 50, 300), rng.integers(0, 5, 300),
-        num_sites=50, classes=3, num_folds=5, ridge=alpha,
+        features,
+        targets,
+        rng.integers(0, 50, 300),
+        rng.integers(0, 5, 300),
+        num_sites=50,
+        classes=3,
+        num_folds=5,
+        ridge=alpha,
     )
     assert _difference(head, *_pooled(features, targets, alpha)) <= 1e-7
 
@@ -152,8 +163,14 @@ def test_constant_features_carry_no_weight() -> None:
     features[:, 3] = 0.0
     for ridge in (1.0, None):
         head = _federated(
-            features, targets, rng.integers(0, 3, 90), rng.integers(0, 5, 90),
-            num_sites=3, classes=2, num_folds=5, ridge=ridge,
+            features,
+            targets,
+            rng.integers(0, 3, 90),
+            rng.integers(0, 5, 90),
+            num_sites=3,
+            classes=2,
+            num_folds=5,
+            ridge=ridge,
         )
         weight, bias = _pooled(features, targets, head.ridge)
         assert _difference(head, weight, bias) <= TOLERANCE
@@ -164,8 +181,14 @@ def test_constant_features_carry_no_weight() -> None:
 def test_features_that_are_all_constant_leave_the_classes_shares(value: float) -> None:
     targets = np.array([0, 0, 0, 1] * 10)
     head = _federated(
-        np.full((40, 3), value, dtype=np.float32), targets, np.arange(40) % 2, np.arange(40) % 5,
-        num_sites=2, classes=2, num_folds=5, ridge=None,
+        np.full((40, 3), value, dtype=np.float32),
+        targets,
+        np.arange(40) % 2,
+        np.arange(40) % 5,
+        num_sites=2,
+        classes=2,
+        num_folds=5,
+        ridge=None,
     )
     prediction = head.weight @ np.full(3, value) + head.bias
     np.testing.assert_allclose(prediction, [0.5, -0.5], atol=1e-9)
@@ -178,8 +201,14 @@ def test_the_penalty_is_the_one_with_the_least_cross_validated_error() -> None:
     features, targets = _data(rng, 80, 30, 2)
     folds = np.arange(80) % 4
     head = _federated(
-        features, targets, rng.integers(0, 5, 80), folds,
-        num_sites=5, classes=2, num_folds=4, ridge=None,
+        features,
+        targets,
+        rng.integers(0, 5, 80),
+        folds,
+        num_sites=5,
+        classes=2,
+        num_folds=4,
+        ridge=None,
     )
     spread = np.square(features.astype(np.float64) - features.mean(axis=0)).sum() / 30
 
@@ -204,8 +233,14 @@ def test_the_sum_of_anything_less_than_all_sites_is_another_head() -> None:
     sites = rng.integers(0, 10, 200)
     kept = sites != 3
     head = _federated(
-        features[kept], targets[kept], sites[kept], np.zeros(kept.sum(), dtype=int),
-        num_sites=10, classes=2, num_folds=1, ridge=1.0,
+        features[kept],
+        targets[kept],
+        sites[kept],
+        np.zeros(kept.sum(), dtype=int),
+        num_sites=10,
+        classes=2,
+        num_folds=1,
+        ridge=1.0,
     )
     assert _difference(head, *_pooled(features, targets, 1.0)) > 1e-3
 

@@ -1,5 +1,6 @@
 """The journal: whatever is acknowledged comes back, and damage is named, never skipped."""
 
+import itertools
 import json
 import os
 import tempfile
@@ -110,7 +111,7 @@ def test_a_flipped_bit_is_named_with_its_line_or_found_by_the_next(place: int, b
             # Only the last line has no successor that vouches for it: it may be cut (its newline
             # is gone) or differ in a value that is well-formed.
             assert line >= last_line - 1
-            assert [r["step"] for r in journal.records][: line - 1] == list(range(line - 1))
+            assert [r["step"] for r in journal.records[: line - 1]] == list(range(line - 1))
 
 
 def test_a_damaged_middle_line_is_never_skipped(tmp_path: Path) -> None:
@@ -186,6 +187,6 @@ def test_each_record_names_the_one_before(tmp_path: Path) -> None:
     journal = _filled(tmp_path, 3)
     lines = (tmp_path / "journal.jsonl").read_bytes().splitlines()
     assert json.loads(lines[0])["prev"] == "0" * 64
-    for before, after in zip(lines, lines[1:], strict=False):
+    for before, after in itertools.pairwise(lines):
         assert json.loads(after)["prev"] == sha256_hex(before)
     assert journal.head == sha256_hex(lines[-1])

@@ -95,9 +95,7 @@ def test_a_site_that_has_not_declared_its_weight_may_do_so_once() -> None:
     honest = FakeSite("c", 77).reply(_manifest())
     answer = honest.answer(_manifest().reply_layout)
     assert answer.receipt is not None
-    admitted = admit(
-        _manifest(), SiteId("c"), answer.receipt, answer.update, subjects_of=SUBJECTS
-    )
+    admitted = admit(_manifest(), SiteId("c"), answer.receipt, answer.update, subjects_of=SUBJECTS)
     assert admitted.receipt.num_subjects == 77
 
 

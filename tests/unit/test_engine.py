@@ -60,8 +60,9 @@ def test_a_round_moves_the_state_by_the_mean_weighted_by_subjects(tmp_path: Path
 def test_any_order_of_arrival_gives_one_model(tmp_path: Path) -> None:
     spec = federation(federation={"sites": [f"s{i}" for i in range(12)]})
     digests = {
-        run_engine(spec, FakeCarrier(fake_sites(spec), seed=seed), tmp_path / str(seed))
-        .state.digest()
+        run_engine(
+            spec, FakeCarrier(fake_sites(spec), seed=seed), tmp_path / str(seed)
+        ).state.digest()
         for seed in range(6)
     }
     assert len(digests) == 1
@@ -97,7 +98,7 @@ def test_one_site_of_every_malformed_kind_changes_nothing_for_the_others(tmp_pat
     assert attacked.state.digest() != honest.state.digest(), "the round would have counted them"
     for round_ in (1, 3):
         assert len(_of_round(attacked, round_).contributions) == len(evil) + 3
-    stored = [r for r in Journal(tmp_path / "attacked").find("answer_refused")]
+    stored = list(Journal(tmp_path / "attacked").find("answer_refused"))
     assert {str(r["site"]): str(r["code"]) for r in stored} == refused
 
 
@@ -116,7 +117,11 @@ def test_without_admission_the_same_bytes_would_harm_the_model(tmp_path: Path, k
         arrived["honest"][honest.site] = arrived["evil"][honest.site] = honest
         return [honest]
 
-    faults = {"a": in_kind("train", keep), "b": in_kind("train", keep), "c": in_kind("train", attack)}
+    faults = {
+        "a": in_kind("train", keep),
+        "b": in_kind("train", keep),
+        "c": in_kind("train", attack),
+    }
     defended = run_engine(spec, FakeCarrier(fake_sites(spec), faults), tmp_path).state.values
 
     def plain_mean(arrivals: dict[str, Arrival]) -> np.ndarray:
@@ -191,10 +196,17 @@ def test_a_round_without_its_quorum_of_subjects_is_abandoned(tmp_path: Path) -> 
     spec = federation(rounds={"quorum_sites": 1, "quorum_subjects": 23})
     faults = {"c": in_kind("train", never)}
     tables = {"rounds": {"quorum_sites": 1, "quorum_subjects": 21}}
-    assert _of_round(
-        run_engine(spec, FakeCarrier(fake_sites(spec), {"a": in_kind("train", never, 1)}),
-                   tmp_path / "bc"), 1
-    ).abandoned is False, "11 + 12 subjects suffice"
+    assert (
+        _of_round(
+            run_engine(
+                spec,
+                FakeCarrier(fake_sites(spec), {"a": in_kind("train", never, 1)}),
+                tmp_path / "bc",
+            ),
+            1,
+        ).abandoned
+        is False
+    ), "11 + 12 subjects suffice"
     abandoned = run_engine(
         federation(rounds={**tables["rounds"], "quorum_subjects": 22, "max_abandoned": 3}),
         FakeCarrier(fake_sites(spec), faults),
@@ -247,9 +259,7 @@ def test_a_run_that_ended_for_want_of_sites_goes_on_once_they_are_back(tmp_path:
 
 @pytest.mark.parametrize("kind", ["describe", "gram", "moments"])
 def test_steps_before_training_need_the_quorum(tmp_path: Path, kind: str) -> None:
-    spec = federation(
-        exact_head={"enabled": True, "ridge": 1.0}, data={"standardise": "federated"}
-    )
+    spec = federation(exact_head={"enabled": True, "ridge": 1.0}, data={"standardise": "federated"})
     faults = {"c": in_kind(kind, never)}
     with pytest.raises(RoundError, match="c \\(no answer\\)") as caught:
         run_engine(spec, FakeCarrier(fake_sites(spec), faults), tmp_path)
@@ -329,9 +339,7 @@ def test_an_unknown_site_fails_its_steps_and_the_quorum_decides(tmp_path: Path) 
 
 def test_early_stopping_keeps_the_best_model(tmp_path: Path) -> None:
     metrics = {1: 0.6, 2: 0.9, 3: 0.8, 4: 0.9, 5: 0.99}
-    spec = federation(
-        data={"validation_fraction": 0.2}, rounds={"count": 5, "early_stopping": 2}
-    )
+    spec = federation(data={"validation_fraction": 0.2}, rounds={"count": 5, "early_stopping": 2})
     sites = [FakeSite(name, 10 + i, metrics) for i, name in enumerate("abc")]
     outcome = run_engine(spec, FakeCarrier(sites), tmp_path / "stopped")
     two = federation(data={"validation_fraction": 0.2}, rounds={"count": 2})

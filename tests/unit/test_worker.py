@@ -45,9 +45,7 @@ class World:
         self.failures: list[tuple[str, Exception]] = []
         sites = InProcessSites(self.spec, base=base, raw=None, cache=base / "cache")
         self.workers: dict[SiteId, SiteWorker] = dict(sites.workers)
-        self.app = client_app(
-            self.workers, lambda site, error: self.failures.append((site, error))
-        )
+        self.app = client_app(self.workers, lambda site, error: self.failures.append((site, error)))
         self.shared: SharedModel = shared_model(self.spec)
 
     def manifest(self, kind: str, round_: int = 1, **fields: Any) -> StepManifest:
@@ -260,9 +258,7 @@ def test_whatever_an_unexpected_error_says_stays_at_the_site(world: World) -> No
     def fail() -> Any:
         raise KeyError("patient-4711")
 
-    worker = SiteWorker(
-        SiteId("a"), world.shared, fail, Path("/nowhere"), torch.device("cpu")
-    )
+    worker = SiteWorker(SiteId("a"), world.shared, fail, Path("/nowhere"), torch.device("cpu"))
     told: list[tuple[str, Exception]] = []
     app = client_app({SiteId("a"): worker}, lambda site, error: told.append((site, error)))
     grid = LocalGrid(app, ["a"])
