@@ -1,6 +1,6 @@
 """Kills a simulation from outside at every fsync and rename, resumes it, and compares the model.
 
-    python -m tests.fault.crash_strace                        # every point; a quarter of an hour
+    python -m tests.fault.crash_strace                        # every point; about 20 minutes
     python -m tests.fault.crash_strace --point fsync:7 --point rename:3
     python -m tests.fault.crash_strace --federation examples/heart.toml
 
