@@ -19,12 +19,13 @@ from wardround_common.types import SiteId
 from wardround_common.wire.flower import (
     MESSAGE_TYPES,
     failure_content,
+    handed_over,
     json_of,
     make_reply,
     packed_of,
     to_content,
 )
-from wardround_common.wire.step import MAX_MANIFEST_BYTES, StepManifest, parse
+from wardround_common.wire.step import parse_manifest
 
 
 def answer(message: Message, worker: SiteWorker, on_failure: FailureHook) -> Message:
@@ -37,9 +38,9 @@ def answer(message: Message, worker: SiteWorker, on_failure: FailureHook) -> Mes
     """
     try:
         data = json_of(message.content)
-        manifest = parse(StepManifest, data, max_bytes=MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(data)
         state = packed_of(message.content, manifest.state_layout)
-        receipt, update = worker.execute(manifest, state)
+        receipt, update = worker.execute(manifest, state, handed_over=handed_over(message.content))
     except WardroundError as error:
         on_failure(worker.name, error)
         return make_reply(message, failure_content(error.code))

@@ -24,14 +24,17 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, data: bytes | memoryview) -> Digest:
+    """:func:`replace_file`, and the SHA-256 of ``data``."""
+    replace_file(path, data)
+    return sha256_hex(data)
+
+
+def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path`` atomically and durably.
 
     Args:
         path: the final name; its folder must exist.
         data: the whole content.
-
-    Returns:
-        The SHA-256 of ``data``.
 
     Raises:
         OSError: the disk refused; the old file, if any, is untouched.
@@ -43,7 +46,6 @@ def write_file(path: Path, data: bytes | memoryview) -> Digest:
         os.fsync(file.fileno())
     os.replace(temporary, path)  # noqa: PTH105  one name for the crash tests to hook
     fsync_folder(path.parent)
-    return sha256_hex(data)
 
 
 def append_line(path: Path, line: bytes) -> None:

@@ -5,7 +5,8 @@ know every exchanged name, shape and dtype before the first message. A simulatio
 for all sites: they take turns in it, loading the trainable set in place.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from wardround_common.tasks.base import Task
 from wardround_common.tasks.registry import task_for
 from wardround_common.tuning.registry import tuning_for
 from wardround_common.types import Digest
-from wardround_common.wire.layout import Layout, layout_of
+from wardround_common.wire.layout import Layout, Packed, empty, layout_of
 
 _BACKBONE, _HEAD = "backbone.", "head."
 
@@ -53,6 +54,7 @@ class SharedModel:
         self._shares_batchnorm = federation.exchange.batchnorm == "shared"
         self._names: tuple[int, tuple[str, ...]] = (-1, ())
         self._layout: tuple[int, Layout] = (-1, Layout(()))
+        self._change: Packed | None = None
         last = self.names(max(federation.rounds.count, 1))
         self.initial = {name: tensor.clone() for name, tensor in self.tensors(last).items()}
 
@@ -88,8 +90,12 @@ class SharedModel:
 
     def tensors(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The model's own tensors by name, detached, not copied."""
+        return {name: self._tensors[name] for name in names}
+
+    @cached_property
+    def _tensors(self) -> dict[str, torch.Tensor]:
         found = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        return {name: found[name].detach() for name in names}
+        return {name: tensor.detach() for name, tensor in found.items()}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Write tensors into the model, in place.
@@ -101,9 +107,31 @@ class SharedModel:
             for name, tensor in self.tensors(state).items():
                 tensor.copy_(state[name])
 
-    def reset(self) -> None:
-        """Back to the state before the first round."""
-        self.load(self.initial)
+    def reset(self, but: Container[str] = ()) -> None:
+        """Back to the state before the first round, except for the tensors named."""
+        self.load({name: value for name, value in self.initial.items() if name not in but})
+
+    def change_since(self, layout: Layout, state: Mapping[str, torch.Tensor]) -> Packed:
+        """How the model's tensors differ from a state, packed: one pass over both.
+
+        Args:
+            layout: the tensors to compare, in order.
+            state: name -> value.
+
+        Returns:
+            float32 [n], in one buffer that the next call uses again.
+        """
+        if self._change is None or self._change.size != layout.num_values:
+            self._change = empty(layout)
+        flat = torch.from_numpy(self._change)
+        for spec, where in layout.slices():
+            target = flat[where].view(spec.shape)
+            now, before = self._tensors[spec.name], state[spec.name]
+            if now.device == target.device:
+                torch.sub(now, before, out=target)
+            else:
+                target.copy_(now).sub_(before)
+        return self._change
 
     def train_mode(self, round_: int) -> list[nn.Parameter]:
         """Make the round's parameters trainable, the rest frozen; returns the trainable ones.

@@ -30,11 +30,12 @@ class RunFolder:
 
     path: Path
 
-    def open_journal(self, *, resume: bool) -> Journal:
+    def open_journal(self, *, resume: bool, settle_every_s: float = 0.0) -> Journal:
         """The run's journal.
 
         Args:
             resume: go on with the run that is there; without one, a new run begins.
+            settle_every_s: see :class:`Journal`.
 
         Raises:
             ConfigError: there is a run already and ``resume`` is off, or the folder cannot be made.
@@ -54,7 +55,7 @@ class RunFolder:
                 f"{self.path} cannot be made ({error.strerror}); name another folder by --out",
                 code="out_folder",
             ) from error
-        return Journal(journal)
+        return Journal(journal, settle_every_s)
 
     def write_model(self, outcome: RunOutcome, spec_sha256: Digest) -> Digest:
         """Write the trained set and the exact head as safetensors.

@@ -172,10 +172,10 @@ class Broken:
         )
         execute = SiteWorker.execute
 
-        def reading(worker: SiteWorker, *step: Any) -> Any:
+        def reading(worker: SiteWorker, *step: Any, **how: Any) -> Any:
             if worker.name == "b":
                 self._read(worker, base)
-            return execute(worker, *step)
+            return execute(worker, *step, **how)
 
         monkeypatch.setattr(SiteWorker, "execute", reading)
         answer = wardround_client.app.answer

@@ -15,6 +15,7 @@ ends at the first point that does.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -43,7 +44,7 @@ COUNTED = ("fsync", "replace", "unlink", "mkdir")
 Run = Callable[[Path, bool], str]
 
 
-def simulate(folder: Path, resume: bool) -> str:
+def simulate(folder: Path, resume: bool, checkpoint_s: float = 0.0) -> str:
     """A real simulation of two sites over three rounds; updates are not stored."""
     spec = simulated(
         ("a", "b"),
@@ -51,6 +52,7 @@ def simulate(folder: Path, resume: bool) -> str:
         exact_head={"enabled": True, "folds": 2},
         head={"warm_start": True},
         evaluation={"compare": False},
+        simulation={"checkpoint_s": checkpoint_s},
     )
     plan = SimulationPlan(
         spec,
@@ -67,6 +69,21 @@ def simulate(folder: Path, resume: bool) -> str:
     return digest
 
 
+def waiting(folder: Path, resume: bool) -> str:
+    """The same, durable only now and then: at every seventh moment at which it might be."""
+    moments = itertools.count(1)
+
+    def settle(self: Journal) -> None:
+        if next(moments) % 7 == 0:
+            self.flush()
+
+    settle_by_time, Journal.settle = Journal.settle, settle  # type: ignore[method-assign]
+    try:
+        return simulate(folder, resume, checkpoint_s=1e6)
+    finally:
+        Journal.settle = settle_by_time  # type: ignore[method-assign]
+
+
 def engine(folder: Path, resume: bool) -> str:
     """The engine over sites in memory; updates are stored before they are folded."""
     del resume
@@ -80,13 +97,13 @@ def engine(folder: Path, resume: bool) -> str:
     return outcome.state.digest()
 
 
-RUNS: dict[str, Run] = {"simulate": simulate, "engine": engine}
+RUNS: dict[str, Run] = {"simulate": simulate, "waiting": waiting, "engine": engine}
 
 
 # -- rules broken on purpose -------------------------------------------------------------------
 
 
-def _no_rename(path: Path, data: bytes | memoryview) -> Any:
+def _no_rename(path: Path, data: bytes | memoryview) -> None:
     """Written in place, in two halves."""
     half = len(data) // 2
     with path.open("wb") as file:
@@ -94,34 +111,44 @@ def _no_rename(path: Path, data: bytes | memoryview) -> Any:
             file.write(part)
             file.flush()
             os.fsync(file.fileno())
-    return sha256_hex(data)
 
 
 def _break_record_first() -> None:
     """The record that names an object is made durable before the object."""
-    store, append = Journal.store, Journal.append
-    waiting: list[bytes] = []
+    store_as, append = Journal.store_as, Journal.append
+    late: list[tuple[Any, bytes]] = []
 
-    def late_store(self: Journal, data: bytes | memoryview) -> Any:
-        waiting.append(bytes(data))
-        return sha256_hex(data)
+    def late_store(self: Journal, digest: Any, data: bytes | memoryview) -> None:
+        late.append((digest, bytes(data)))
 
     def early_append(self: Journal, kind: str, **fields: object) -> None:
         append(self, kind, **fields)
-        while waiting:
-            store(self, waiting.pop())
+        while late:
+            store_as(self, *late.pop())
 
-    Journal.store, Journal.append = late_store, early_append  # type: ignore[method-assign]
+    Journal.store_as, Journal.append = late_store, early_append  # type: ignore[method-assign]
 
 
 def _break_tidy() -> None:
-    """Updates of a step under way are deleted with those of finished ones."""
+    """The states of past rounds are deleted, and the last one with them."""
 
-    def tidy(self: RoundEngine) -> None:
-        finished = self._journal.find("step_finished")
-        self._journal.keep_only({str(record["produced"]) for record in finished})
+    def tidy(self: RoundEngine, *states: object) -> None:
+        self._journal.keep_only(self._kept)
 
     RoundEngine._tidy = tidy  # type: ignore[method-assign]
+
+
+def _break_together() -> None:
+    """Records that waited are written line by line, though the states between are gone."""
+
+    def flush(self: Journal) -> None:
+        for digest, data in self._waiting_objects.items():
+            journal_module.replace_file(self._objects / digest, data)
+        self._waiting_objects.clear()
+        while self._waiting:
+            self._write(self._waiting.pop(0))
+
+    Journal.flush = flush  # type: ignore[method-assign]
 
 
 def _break_cut() -> None:
@@ -130,7 +157,7 @@ def _break_cut() -> None:
 
 
 def _break_rename() -> None:
-    journal_module.write_file = _no_rename  # type: ignore[attr-defined]
+    journal_module.replace_file = _no_rename
 
 
 BROKEN: dict[str, Callable[[], None]] = {
@@ -138,6 +165,7 @@ BROKEN: dict[str, Callable[[], None]] = {
     "record_first": _break_record_first,
     "tidy_all": _break_tidy,
     "no_cut": _break_cut,
+    "not_together": _break_together,
 }
 
 
@@ -243,7 +271,7 @@ def main() -> None:
     parser.add_argument("--broken", choices=BROKEN)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    assert journal_module.write_file is durable.write_file
+    assert journal_module.replace_file is durable.replace_file
     if chosen.broken:
         BROKEN[chosen.broken]()
     with tempfile.TemporaryDirectory() as name:

@@ -45,6 +45,7 @@ bootstrap = 100
 [simulation]
 dataset = "data"
 threads = 1
+checkpoint_s = 0.0
 [simulation.partition]
 kind = "column"
 column = "hospital"

@@ -33,6 +33,8 @@ def _enumerated(*arguments: str) -> dict[str, Any]:
     "arguments",
     [
         ["simulate"],
+        ["waiting"],
+        ["waiting", "--torn"],
         ["engine"],
         ["engine", "--torn"],
         pytest.param(["simulate", "--torn"], marks=pytest.mark.slow),
@@ -42,7 +44,8 @@ def _enumerated(*arguments: str) -> dict[str, Any]:
 def test_killed_at_every_point_and_resumed_the_model_is_the_same(arguments: list[str]) -> None:
     found = _enumerated(*arguments)
     print(f"{arguments}: {found['points'] - len(found['wrong'])} of {found['points']} points")
-    assert found["points"] >= 60
+    assert found["points"] >= (15 if arguments[0] == "waiting" else 60)
+    assert len(found["model"]) == 64, "the uninterrupted run ends in a model"
     assert found["wrong"] == []
 
 
@@ -53,6 +56,7 @@ def test_killed_at_every_point_and_resumed_the_model_is_the_same(arguments: list
         ["engine", "--broken", "record_first"],
         ["engine", "--broken", "tidy_all"],
         ["engine", "--torn", "--broken", "no_cut"],
+        ["waiting", "--broken", "not_together"],
     ],
     ids=lambda arguments: arguments[-1],
 )

@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.support import (
     manifest_of,
     with_update,
 )
+from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import RefusedError
 from wardround_common.types import SiteId
 from wardround_common.wire.step import StepManifest, layout_to_wire
@@ -182,3 +184,31 @@ def test_a_receipt_names_exactly_one_manifest() -> None:
     assert _code(other, honest) == "wrong_manifest"
     assert manifest_of(manifest.to_bytes()) == manifest
     assert json.loads(honest.receipt or b"")["manifest_sha256"] == manifest.digest()
+
+
+def test_an_array_without_a_digest_is_admitted_only_if_it_never_left_the_process() -> None:
+    manifest = _manifest()
+    honest, _ = _arrivals()
+    receipt = json.loads(honest.receipt or b"")
+    for digest, handed_over, code in (
+        (None, True, None),
+        (None, False, "update_digest"),
+        ("5" * 64, True, "update_digest"),
+    ):
+        data = canonical_bytes({**receipt, "update_sha256": digest})
+        update = honest.answer(manifest.reply_layout).update
+        judged = partial(
+            admit,
+            manifest,
+            SiteId("b"),
+            data,
+            update,
+            subjects_of=SUBJECTS,
+            handed_over=handed_over,
+        )
+        if code is None:
+            assert judged().update is update
+            continue
+        with pytest.raises(RefusedError) as caught:
+            judged()
+        assert caught.value.code == code

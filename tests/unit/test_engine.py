@@ -187,8 +187,8 @@ def test_a_round_without_its_quorum_of_sites_is_abandoned_and_the_run_goes_on(
     expected = sum(_mean_update(fake_sites(spec), _of_round(outcome, r)) for r in (1, 3))
     np.testing.assert_allclose(outcome.state.values, expected, rtol=1e-6)
     third = _of_round(outcome, 3).manifest
-    first_state = _mean_update(fake_sites(spec), _of_round(outcome, 1)).astype(np.float32)
-    assert third.state_sha256 == second.manifest.state_sha256 == sha256_hex(first_state.tobytes())
+    first = _of_round(outcome, 1).manifest
+    assert third.state_sha256 == second.manifest.state_sha256 != first.state_sha256
     assert second.manifest.step < third.step, "numbers of abandoned steps are not used again"
 
 
@@ -428,7 +428,7 @@ def test_a_run_stopped_amid_a_round_goes_on_to_the_same_model(
     assert first.sites == (("c",) if store_updates else ("a", "b", "c"))
 
 
-def test_updates_are_gone_after_their_round_and_states_are_kept(tmp_path: Path) -> None:
+def test_of_a_finished_run_the_last_state_is_kept_and_no_update(tmp_path: Path) -> None:
     spec = federation()
     carrier = FakeCarrier(fake_sites(spec))
     outcome = run_engine(spec, carrier, tmp_path)
@@ -437,5 +437,4 @@ def test_updates_are_gone_after_their_round_and_states_are_kept(tmp_path: Path) 
     updates = {str(r["update"]) for r in journal.find("answer_admitted") if r["update"]}
     produced = {str(r["produced"]) for r in journal.find("step_finished") if r["produced"]}
     assert len(updates) == 9
-    assert kept == produced
-    assert outcome.state.digest() in kept
+    assert kept == {outcome.state.digest()} < produced

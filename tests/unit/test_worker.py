@@ -85,8 +85,9 @@ class World:
         return values if len(values) else None
 
     def execute(self, site: str, manifest: StepManifest) -> tuple[Receipt, Any]:
-        """One answered step."""
-        return self.workers[SiteId(site)].execute(manifest, self.state(manifest))
+        """One answered step; the array is copied, as its memory is used again."""
+        receipt, update = self.workers[SiteId(site)].execute(manifest, self.state(manifest))
+        return receipt, None if update is None else update.copy()
 
 
 @pytest.fixture

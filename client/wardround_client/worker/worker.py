@@ -36,7 +36,7 @@ from wardround_common.wire.bodies import (
     SumsBody,
     TrainBody,
 )
-from wardround_common.wire.layout import Layout, Packed, as_bytes, pack, unpack
+from wardround_common.wire.layout import Layout, Packed, as_bytes, unpack
 from wardround_common.wire.step import (
     Phase,
     Receipt,
@@ -87,16 +87,19 @@ class SiteWorker:
         }
 
     def execute(
-        self, manifest: StepManifest, state: Packed | None
+        self, manifest: StepManifest, state: Packed | None, *, handed_over: bool = False
     ) -> tuple[Receipt, Packed | None]:
         """Answer one step.
 
         Args:
             manifest: what is asked.
             state: the array that came with it, of the manifest's state layout; None if empty.
+            handed_over: the array came, and the answer's goes, within this process's memory:
+                neither is hashed.
 
         Returns:
-            The receipt and the array that goes with it.
+            The receipt and the array that goes with it; the array is valid until the next call
+            for any site that shares the model.
 
         Raises:
             WireError: the manifest is not for this site, file or backbone, or the array is not
@@ -104,7 +107,9 @@ class SiteWorker:
             DataError: the site's data cannot be used as declared.
         """
         self._seconds = {}
-        self._check(manifest, state)
+        self._check(manifest)
+        if not handed_over:
+            _check_digest(manifest, state)
         with self._timed("data"):
             examples = self._loaded()
         body, update = self._steps[manifest.kind](manifest, state)
@@ -116,7 +121,7 @@ class SiteWorker:
             manifest_sha256=manifest.digest(),
             site=self.name,
             tensors=manifest.reply,
-            update_sha256=None if update is None else sha256_hex(as_bytes(update)),
+            update_sha256=None if update is None or handed_over else sha256_hex(as_bytes(update)),
             num_subjects=examples.train.num_subjects,
             num_examples=len(examples.train),
             body=body.model_dump(mode="json"),
@@ -136,7 +141,7 @@ class SiteWorker:
             self._examples = self._load()
         return self._examples
 
-    def _check(self, manifest: StepManifest, state: Packed | None) -> None:
+    def _check(self, manifest: StepManifest) -> None:
         spec = self._shared.federation
         checks = (
             (manifest.spec_sha256 == spec.digest(), "other_federation_file"),
@@ -149,9 +154,6 @@ class SiteWorker:
         for holds, code in checks:
             if not holds:
                 raise WireError("the manifest does not fit this site's files", code=code)
-        received = sha256_hex(as_bytes(state)) if state is not None else sha256_hex(b"")
-        if received != manifest.state_sha256:
-            raise WireError("the array is not the one the manifest names", code="state_digest")
 
     def _state_layout(self, manifest: StepManifest) -> Layout:
         if manifest.kind in {"train", "evaluate"}:
@@ -221,13 +223,12 @@ class SiteWorker:
             start=1,
             total=spec.rounds.count,
             seed=derive_seed(manifest.seed, "train", self.name),
-            anchor={name: tensor.to(self._device) for name, tensor in received.items()},
+            anchor=_on(self._device, received) if spec.aggregation.rule == "fedprox" else None,
         )
         with self._timed("train"):
             self._start_from(received)
             trained = train(self._shared, data, course, self._device)
-            update = pack(layout, self._shared.tensors(received))
-            update -= state
+            update = self._shared.change_since(layout, received)
         return TrainBody(loss=trained.loss, num_steps=trained.num_steps), update
 
     def _evaluate(self, manifest: StepManifest, state: Packed | None) -> Work:
@@ -261,7 +262,7 @@ class SiteWorker:
 
     def _start_from(self, state: dict[str, torch.Tensor]) -> None:
         """Put the model into the received state; tensors not yet trained are at their start."""
-        self._shared.reset()
+        self._shared.reset(but=state)
         self._shared.load(state)
 
     def _table_moments(self, manifest: StepManifest) -> TableMoments | None:
@@ -275,3 +276,13 @@ class SiteWorker:
         started = time.monotonic()
         yield
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - started
+
+
+def _on(device: torch.device, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _check_digest(manifest: StepManifest, state: Packed | None) -> None:
+    received = sha256_hex(b"" if state is None else as_bytes(state))
+    if received != manifest.state_sha256:
+        raise WireError("the array is not the one the manifest names", code="state_digest")

@@ -4,6 +4,7 @@ One file drives simulation and deployment. The canonical hash of the parsed file
 files that mean the same have the same hash, whatever their comments and order.
 """
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -376,6 +377,11 @@ class Simulation(Table):
         le=256,
         description="Processor threads; absent: all. Part of the result.",
     )
+    checkpoint_s: NonNegative = Field(
+        default=10.0,
+        description="Seconds between two moments at which the run becomes durable; a crash costs "
+        "the time since the last one, not the result. 0: after every step.",
+    )
 
 
 class FederationSpec(Table):
@@ -475,6 +481,10 @@ class FederationSpec(Table):
 
     def digest(self) -> Digest:
         """The canonical hash of this specification."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> Digest:
         return sha256_hex(canonical_bytes(self.model_dump(mode="json")))
 
 

@@ -110,6 +110,17 @@ def packed_of(content: RecordDict, layout: Layout) -> Packed | None:
     return from_buffer(layout, array.data)
 
 
+def handed_over(content: RecordDict) -> bool:
+    """Whether the array in a message is one of this process's memory that never was bytes.
+
+    Such an array cannot have changed on the way, and is not hashed.
+    """
+    records = content.array_records
+    return bool(records) and all(
+        isinstance(array, PackedArray) for record in records.values() for array in record.values()
+    )
+
+
 def _message(content: RecordDict) -> ConfigRecord:
     records = content.config_records
     if list(records) != [_MESSAGE]:

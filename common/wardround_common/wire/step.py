@@ -5,6 +5,7 @@ canonical JSON of bounded size, so a digest names exactly one meaning. They carr
 anybody wrote: only names from the federation file, numbers, digests and codes.
 """
 
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,6 +40,10 @@ class WireModel(BaseModel):
 
     def digest(self) -> Digest:
         """The SHA-256 of the canonical encoding."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> Digest:
         return sha256_hex(self.to_bytes())
 
 
@@ -103,12 +108,12 @@ class StepManifest(WireModel):
     seed: int = Field(ge=0)
     moments: TableMoments | None = None
 
-    @property
+    @cached_property
     def state_layout(self) -> Layout:
         """The layout of the array that comes with this manifest."""
         return layout_from_wire(self.state)
 
-    @property
+    @cached_property
     def reply_layout(self) -> Layout:
         """The layout of the array that is wanted back."""
         return layout_from_wire(self.reply)
@@ -144,6 +149,17 @@ class Receipt(WireModel):
     seconds: dict[Phase, Seconds] = Field(default_factory=dict)
 
 
+@lru_cache(maxsize=2)
+def parse_manifest(data: bytes) -> StepManifest:
+    """Decode a manifest. Every site of a step gets the same bytes: in one process, once.
+
+    Raises:
+        WireError: too long, not canonical JSON, or not of the manifest's form.
+    """
+    return parse(StepManifest, data, max_bytes=MAX_MANIFEST_BYTES)
+
+
+@lru_cache(maxsize=16)
 def layout_to_wire(layout: Layout) -> tuple[WireTensor, ...]:
     """A layout as manifests and receipts carry it."""
     return tuple((t.name, t.dtype, t.shape) for t in layout.tensors)

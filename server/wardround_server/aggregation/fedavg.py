@@ -7,39 +7,28 @@ FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 20
 aggregates the same way; its proximal term acts in the sites' training.
 """
 
-import threading
-
-import numpy as np
-import numpy.typing as npt
-
-from wardround_common.wire.layout import Packed
-from wardround_server.aggregation.exact_sum import ExactSum
+from wardround_common.types import SiteId
+from wardround_common.wire.layout import flat_tensor
+from wardround_server.aggregation.base import Values
+from wardround_server.aggregation.mean import WeightedMean
 
 
 class FedAvg:
-    """Weighted mean of updates, exact and independent of arrival order; may be fed concurrently.
+    """Weighted mean of updates; see :class:`~wardround_server.aggregation.base.Aggregation`.
 
     Args:
         size: values in an update.
-        max_sites: sites that may contribute.
-        update_norm: bound on an update's L2 norm, hence on each of its values.
-        max_subjects: bound on a site's weight.
     """
 
-    def __init__(self, size: int, *, max_sites: int, update_norm: float, max_subjects: int) -> None:
-        self._sum = ExactSum(size, bound=update_norm * max_subjects, terms=max_sites, folds=2)
-        self._subjects = 0
-        self._lock = threading.Lock()
+    def __init__(self, size: int) -> None:
+        self._mean = WeightedMean(size)
 
-    def fold(self, update: Packed, num_subjects: int) -> None:
+    def fold(self, site: SiteId, update: Values, num_subjects: int) -> None:
         """Add ``num_subjects * update``."""
-        self._sum.add(update, scale=float(num_subjects))
-        with self._lock:
-            self._subjects += num_subjects
+        del site
+        self._mean.add(update, num_subjects)
 
-    def finish(self, state: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """``state + sum / subjects``, computed in float64 and rounded once."""
-        if self._subjects == 0:
-            raise ValueError("no update was folded")
-        mean = self._sum.total() / self._subjects
-        return (state.astype(np.float64) + mean).astype(np.float32)
+    def finish(self, state: Values, memory: Values) -> tuple[Values, Values]:
+        """``state + mean``; nothing is remembered."""
+        values: Values = self._mean.take().add_(flat_tensor(state)).numpy()
+        return values, memory

@@ -10,7 +10,14 @@ from flwr.serverapp import Grid
 
 from wardround_common.errors import WireError
 from wardround_common.types import SiteId
-from wardround_common.wire.flower import MESSAGE_TYPES, failure_of, json_of, packed_of, to_content
+from wardround_common.wire.flower import (
+    MESSAGE_TYPES,
+    failure_of,
+    handed_over,
+    json_of,
+    packed_of,
+    to_content,
+)
 from wardround_common.wire.layout import Layout, Packed
 from wardround_common.wire.step import StepKind
 
@@ -40,6 +47,8 @@ class Answer:
         receipt: the receipt's bytes; None for a failure.
         update: the array, of exactly the promised size; None where none came.
         failure: code of a site's failure or of a malformed message; None for an answer.
+        handed_over: the array never left this process's memory: it is not hashed, and its memory
+            is used again for the next answer.
     """
 
     site: SiteId
@@ -47,6 +56,7 @@ class Answer:
     receipt: bytes | None = None
     update: Packed | None = None
     failure: str | None = None
+    handed_over: bool = False
 
 
 class Carrier(Protocol):
@@ -135,6 +145,7 @@ class FlowerCarrier:
             if failure is not None:
                 return Answer(site, step, failure=failure)
             receipt = json_of(message.content)
-            return Answer(site, step, receipt, packed_of(message.content, layout))
+            packed = packed_of(message.content, layout)
+            return Answer(site, step, receipt, packed, handed_over=handed_over(message.content))
         except WireError as error:
             return Answer(site, step, failure=error.code)

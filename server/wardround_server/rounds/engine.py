@@ -17,9 +17,9 @@ from wardround_common.moments import FloatArray, moments_layout, moments_of
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import FederationSpec
-from wardround_common.types import Digest, SiteId, TensorSpec, sha256_hex
+from wardround_common.types import Digest, SiteId, TensorSpec
 from wardround_common.wire.bodies import EvaluateBody, TrainBody
-from wardround_common.wire.layout import Layout, Packed, as_bytes, pack, unpack
+from wardround_common.wire.layout import Layout, as_bytes, pack, unpack
 from wardround_common.wire.step import (
     StepKind,
     StepManifest,
@@ -30,9 +30,9 @@ from wardround_server.aggregation.exact_sum import ExactSum
 from wardround_server.aggregation.registry import aggregation_for
 from wardround_server.rounds.carrier import Carrier
 from wardround_server.rounds.journal import Journal
-from wardround_server.rounds.state import GlobalState, Values
+from wardround_server.rounds.roster_order import Fold
+from wardround_server.rounds.state import GlobalState, Values, state_of
 from wardround_server.rounds.steps import (
-    Fold,
     Observer,
     Quorum,
     StepResult,
@@ -40,12 +40,12 @@ from wardround_server.rounds.steps import (
     load_packed,
 )
 
-_NOTHING = np.zeros(0, dtype=np.float32)
 SUM_BOUND = 1e30
 """Largest magnitude of a summed statistic: squares of columns in any unit, over all rows."""
 SUM_FOLDS = 4
 """With the bound above, exact to 2^-76 for 50 sites: features in any unit keep 10 digits."""
 _EMPTY = Layout(())
+_NO_STATE = state_of(_EMPTY, np.zeros(0, dtype=np.float32))
 
 
 @dataclass(slots=True)
@@ -120,6 +120,8 @@ class RoundEngine:
         )
         self._num_steps = 0
         self._moments: TableMoments | None = None
+        self._memory = _NO_STATE  # what the aggregation rule remembers; nameless values
+        self._kept: set[str] = set()
         self._quorum = Quorum(self._spec.quorum_sites, self._spec.rounds.quorum_subjects)
 
     def run(self) -> RunOutcome:
@@ -131,17 +133,20 @@ class RoundEngine:
         """
         layout = self._model.layout(max(self._spec.rounds.count, 1))
         initial = pack(layout, self._model.initial).astype(np.float32, copy=False)
-        outcome = RunOutcome(GlobalState(layout, initial), self._describe())
-        outcome.steps.append(outcome.described)
-        self._sum_moments(outcome)
-        self._sum_head(outcome)
-        self._train(outcome)
-        self._compare(outcome)
+        try:
+            outcome = RunOutcome(state_of(layout, initial), self._describe())
+            outcome.steps.append(outcome.described)
+            self._sum_moments(outcome)
+            self._sum_head(outcome)
+            self._train(outcome)
+            self._compare(outcome)
+        finally:
+            self._journal.flush()
         outcome.journal_head = self._journal.head
         return outcome
 
     def _describe(self) -> StepResult:
-        result = self._step("describe", 0, _EMPTY, _NOTHING, _EMPTY, bound=1.0, fold=None)
+        result = self._step("describe", 0, _NO_STATE, _EMPTY, bound=1.0, fold=None)
         self._require(result)
         return result
 
@@ -169,7 +174,7 @@ class RoundEngine:
         weight, bias = torch.from_numpy(head.weight), torch.from_numpy(head.bias)
         tensors = unpack(state.layout, state.values) | self._model.head_state(weight, bias)
         values = pack(state.layout, tensors).astype(np.float32, copy=False)
-        return GlobalState(state.layout, values)
+        return state_of(state.layout, values)
 
     def _sum_step(self, kind: StepKind, layout: Layout, outcome: RunOutcome) -> FloatArray:
         """Sum one float64 array over the sites, exactly and whatever the order."""
@@ -182,21 +187,24 @@ class RoundEngine:
         result = self._step(
             kind,
             0,
-            _EMPTY,
-            _NOTHING,
+            _NO_STATE,
             layout,
             bound=SUM_BOUND,
-            fold=lambda update, _: total.add(update),
+            fold=lambda _, update, __: total.add(update),
         )
         outcome.steps.append(result)
         self._require(result)
         if result.recorded is None:
             summed = total.total()
-            self._runner.finish(result, self._journal.store(as_bytes(summed)))
+            produced = self._journal.store(as_bytes(summed))
+            self._runner.finish(result, produced)
+            self._kept.add(produced)
+            self._tidy()
         else:
-            stored = load_packed(self._journal, str(result.recorded["produced"]), layout)
+            produced = Digest(str(result.recorded["produced"]))
+            self._kept.add(produced)
+            stored = load_packed(self._journal, produced, layout)
             summed = stored.astype(np.float64, copy=False)
-        self._tidy()
         return summed
 
     def _train(self, outcome: RunOutcome) -> None:
@@ -212,12 +220,12 @@ class RoundEngine:
             loss = None if result.abandoned else _mean_loss(result)
             metric = None if result.abandoned else self._evaluate(outcome, round_)
             outcome.rounds.append(RoundRecord(round_, result, loss, metric))
-            self._tidy()
-            if metric is None or rounds.early_stopping is None:
-                continue
-            if best is None or metric > best[0]:
+            better = metric is not None and (best is None or metric > best[0])
+            if rounds.early_stopping and metric is not None and better:
                 best = (metric, outcome.state, round_)
-            elif round_ - best[2] >= rounds.early_stopping:
+            if outcome.steps[-1].recorded is None:
+                self._tidy(outcome.state, *([] if best is None else [best[1]]))
+            if best and rounds.early_stopping and round_ - best[2] >= rounds.early_stopping:
                 break
         if best is not None:
             outcome.state, outcome.model_round = best[1], best[2]
@@ -225,53 +233,55 @@ class RoundEngine:
     def _train_round(self, outcome: RunOutcome, round_: int) -> StepResult:
         layout = self._model.layout(round_)
         state = outcome.state.part(layout)
-        rule = aggregation_for(self._spec, layout.num_values)
+        rule = aggregation_for(self._spec, layout)
         result = self._step(
-            "train",
-            round_,
-            layout,
-            state,
-            layout,
-            bound=self._spec.limits.update_norm,
-            fold=rule.fold,
+            "train", round_, state, layout, bound=self._spec.limits.update_norm, fold=rule.fold
         )
         outcome.steps.append(result)
         if result.abandoned:
             return result
         if result.recorded is not None:
-            values = load_packed(self._journal, str(result.recorded["produced"]), layout)
+            outcome.state = self._stored(outcome.state.layout, result.recorded["produced"])
+            self._memory = self._stored(_EMPTY, result.recorded["memory"])
         else:
-            values = rule.finish(state)
-            self._runner.finish(result, self._journal.store(as_bytes(values)))
-        outcome.state = outcome.state.with_part(layout, values.astype(np.float32, copy=False))
+            values, remembered = rule.finish(state.values, self._memory.values)
+            self._memory = state_of(_EMPTY, remembered)
+            outcome.state = outcome.state.with_part(layout, values)
+            self._runner.finish(result, self._keep(outcome.state), self._keep(self._memory))
         outcome.model_round = round_
         return result
+
+    def _keep(self, state: GlobalState) -> Digest | None:
+        """Store an array for a resumed run; None for an empty one."""
+        if state.values.size == 0:
+            return None
+        self._journal.store_as(state.digest(), as_bytes(state.values))
+        return state.digest()
+
+    def _stored(self, layout: Layout, digest: object) -> GlobalState:
+        """What an earlier process stored, read when it is needed."""
+        if digest is None:
+            return _NO_STATE
+        name = Digest(str(digest))
+        return GlobalState(layout, lambda: _floats(self._journal.load(name)), name)
 
     def _evaluate(self, outcome: RunOutcome, round_: int) -> float | None:
         evaluation = self._spec.evaluation
         if self._spec.data.validation_fraction == 0.0 or round_ % evaluation.every_rounds:
             return None
-        layout = self._model.layout(round_)
+        state = outcome.state.part(self._model.layout(round_))
         result = self._step(
-            "evaluate",
-            round_,
-            layout,
-            outcome.state.part(layout),
-            _EMPTY,
-            bound=1.0,
-            fold=None,
-            quorum=Quorum(1, 1),
+            "evaluate", round_, state, _EMPTY, bound=1.0, fold=None, quorum=Quorum(1, 1)
         )
         self._runner.finish(result)
         outcome.steps.append(result)
         return _mean_metric(result)
 
     def _compare(self, outcome: RunOutcome) -> None:
-        layout, state = beside_exact_head(outcome)
+        state = state_of(*beside_exact_head(outcome))
         result = self._step(
             "compare",
             outcome.model_round,
-            layout,
             state,
             _EMPTY,
             bound=1.0,
@@ -286,8 +296,7 @@ class RoundEngine:
         self,
         kind: StepKind,
         round_: int,
-        state_layout: Layout,
-        state: Packed,
+        state: GlobalState,
         reply: Layout,
         *,
         bound: float,
@@ -302,8 +311,8 @@ class RoundEngine:
             sites=self._spec.federation.sites,
             spec_sha256=self._spec.digest(),
             backbone_sha256=self._model.backbone_digest,
-            state=layout_to_wire(state_layout),
-            state_sha256=sha256_hex(as_bytes(state)),
+            state=layout_to_wire(state.layout),
+            state_sha256=self._runner.asked_state(self._num_steps) or state.digest(),
             reply=layout_to_wire(reply),
             update_norm=self._spec.limits.update_norm,
             subjects=self._spec.limits.subjects,
@@ -330,17 +339,22 @@ class RoundEngine:
             code="quorum_not_met",
         )
 
-    def _tidy(self) -> None:
-        """Delete the updates of finished steps; keep their results, so that a resume finds them."""
-        finished = {record["step"]: record for record in self._journal.find("step_finished")}
-        kept = {str(record["produced"]) for record in finished.values()}
-        for record in self._journal.find("answer_admitted"):
-            if record["step"] not in finished:  # of a step that a crash left open
-                kept.add(str(record["update"]))
-        self._journal.keep_only(kept)
+    def _tidy(self, *states: GlobalState) -> None:
+        """Delete updates and past states; called only when no later step has begun.
+
+        Args:
+            states: those that a resumed run would need.
+        """
+        self._journal.keep_only(self._kept | {state.digest() for state in (*states, self._memory)})
+        self._journal.settle()
 
 
-def beside_exact_head(outcome: RunOutcome) -> tuple[Layout, Packed]:
+def _floats(data: bytes) -> Values:
+    values: Values = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+    return values
+
+
+def beside_exact_head(outcome: RunOutcome) -> tuple[Layout, Values]:
     """The final state and, after it, the exact head's tensors if there is one: what is compared."""
     state, head = outcome.state, outcome.exact_head
     if head is None:
@@ -349,8 +363,9 @@ def beside_exact_head(outcome: RunOutcome) -> tuple[Layout, Packed]:
         TensorSpec("exact_head.weight", "float32", head.weight.shape),
         TensorSpec("exact_head.bias", "float32", head.bias.shape),
     )
-    values: list[FloatArray | Values] = [state.values, head.weight.ravel(), head.bias]
-    return Layout((*state.layout.tensors, *extra)), np.concatenate(values, dtype=np.float32)
+    parts: list[FloatArray | Values] = [state.values, head.weight.ravel(), head.bias]
+    values: Values = np.concatenate(parts, dtype=np.float32)
+    return Layout((*state.layout.tensors, *extra)), values
 
 
 def _mean_loss(result: StepResult) -> float:

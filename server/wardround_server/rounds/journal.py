@@ -2,7 +2,9 @@
 
 The rules:
 
-1. A record is appended and fsynced before what it records is acknowledged or used.
+1. A record is appended and fsynced before what it records is acknowledged or used. Where nobody
+   is acknowledged to and everything can be computed again (a simulation), records and objects may
+   wait in memory for the next *settling*: a crash then costs the time since the last one.
 2. Objects (states, updates) are named by their SHA-256 and written before the record that names
    them; a record never points at bytes that are not durable.
 3. Each record carries the digest of the one before it. A torn last line (the crash) is cut off; a
@@ -13,16 +15,18 @@ The rules:
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wardround_common.canonical import canonical_bytes
-from wardround_common.durable import append_line, fsync_folder, write_file
+from wardround_common.durable import append_line, fsync_folder, replace_file
 from wardround_common.errors import IntegrityError
 from wardround_common.types import Digest, is_digest, sha256_hex
 
 Record = dict[str, object]
 _START = Digest("0" * 64)
+_SETTLED = "settled"
 
 
 class Journal:
@@ -30,12 +34,26 @@ class Journal:
 
     Args:
         folder: made if absent. One process at a time.
+        settle_every_s: 0 makes every record and object durable at once; more lets them wait in
+            memory until :meth:`settle` finds that so many seconds have passed.
+        clock: seconds.
 
     Raises:
         IntegrityError: the stored chain is damaged anywhere but in its last, torn line.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settle_every_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settle_every_s = settle_every_s
+        self._clock = clock
+        self._settled_at = clock()
+        self._waiting: list[Record] = []
+        self._waiting_objects: dict[Digest, bytes | memoryview] = {}
+        self._kept: set[str] | None = None
         self._objects = folder / "objects"
         self._log = folder / "journal.jsonl"
         if not self._objects.exists():
@@ -66,25 +84,53 @@ class Journal:
                 yield record
 
     def append(self, kind: str, **fields: object) -> None:
-        """Append one record and make it durable.
+        """Append one record and make it durable, or let it wait; see the class.
 
         Args:
             kind: a verb in the past, such as ``step_finished``.
             fields: JSON values.
         """
-        record: Record = {"kind": kind, "prev": self._head, **fields}
-        line = canonical_bytes(record)
-        append_line(self._log, line)
-        self._head = sha256_hex(line)
-        self._records.append(json.loads(line))
+        record: Record = json.loads(canonical_bytes({"kind": kind, **fields}))
+        self._records.append(record)
+        if self._settle_every_s:
+            self._waiting.append(record)
+        else:
+            self._write(record)
 
     def store(self, data: bytes | memoryview) -> Digest:
-        """Make an object durable and return its name."""
+        """Make an object durable, or let it wait, and return its name.
+
+        Args:
+            data: must not change while it waits; it is not copied.
+        """
         digest = sha256_hex(data)
-        path = self._objects / digest
-        if not path.exists():
-            write_file(path, data)
+        self.store_as(digest, data)
         return digest
+
+    def store_as(self, digest: Digest, data: bytes | memoryview) -> None:
+        """:meth:`store` where the digest of the data is known already."""
+        if not (self._objects / digest).exists():
+            self._waiting_objects[digest] = data
+        if self._kept is not None:
+            self._kept.add(digest)
+        if not self._settle_every_s:
+            self.flush()
+
+    def settle(self) -> None:
+        """Make everything durable if it is time."""
+        if self._clock() - self._settled_at >= self._settle_every_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make everything durable now: objects first, so that no record points at nothing."""
+        for digest, data in self._waiting_objects.items():
+            replace_file(self._objects / digest, data)
+        self._waiting_objects.clear()
+        if self._waiting:
+            self._write({"kind": _SETTLED, "records": self._waiting})
+            self._waiting.clear()
+            self._sweep()
+        self._settled_at = self._clock()
 
     def load(self, digest: str) -> bytes:
         """The bytes of a stored object.
@@ -94,6 +140,8 @@ class Journal:
         """
         if not is_digest(digest):
             raise IntegrityError("not an object name", code="journal_object")
+        if digest in self._waiting_objects:
+            return bytes(self._waiting_objects[Digest(digest)])
         try:
             data = (self._objects / digest).read_bytes()
         except OSError as error:
@@ -107,10 +155,25 @@ class Journal:
         return data
 
     def keep_only(self, digests: set[str]) -> None:
-        """Delete every stored object but these."""
+        """Delete every stored object but these and those stored from now on."""
+        self._kept = set(digests)
+        for digest in set(self._waiting_objects) - digests:
+            del self._waiting_objects[digest]
+        if not self._waiting:  # else durable records still name what waiting ones have done with
+            self._sweep()
+
+    def _sweep(self) -> None:
+        if self._kept is None:
+            return
         for path in sorted(self._objects.iterdir()):
-            if path.name not in digests:
+            if path.name not in self._kept:
                 path.unlink()
+        self._kept = None
+
+    def _write(self, record: Record) -> None:
+        line = canonical_bytes({**record, "prev": self._head})
+        append_line(self._log, line)
+        self._head = sha256_hex(line)
 
     def _read(self) -> None:
         if not self._log.exists():
@@ -127,7 +190,8 @@ class Journal:
                     code="journal_chain",
                 )
             self._head = sha256_hex(line)
-            self._records.append(record)
+            together = record.get("records")
+            self._records.extend(together if isinstance(together, list) else [record])
 
     def _cut(self, size: int) -> None:
         with self._log.open("r+b") as file:

@@ -6,8 +6,8 @@ same bytes as if nothing had happened.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +20,8 @@ from wardround_common.wire.step import Receipt, StepManifest, WireModel
 from wardround_server.admission import Admitted, admit
 from wardround_server.rounds.carrier import Answer, Carrier, Question
 from wardround_server.rounds.journal import Journal, Record
-
-Fold = Callable[[Packed, int], None]
+from wardround_server.rounds.roster_order import Fetch, Fold, RosterOrder
+from wardround_server.rounds.state import GlobalState
 
 
 class Observer(Protocol):
@@ -125,15 +125,16 @@ class StepRunner:
         self.subjects_of: dict[SiteId, int] = {}
 
     def run(
-        self, manifest: StepManifest, state: Packed, quorum: Quorum, fold: Fold | None
+        self, manifest: StepManifest, state: GlobalState, quorum: Quorum, fold: Fold | None
     ) -> StepResult:
         """Carry out one step up to its decision; :meth:`finish` then makes it durable.
 
         Args:
             manifest: what to ask, of whom.
-            state: the array that goes with it.
+            state: the array that goes with it; not read if the step is finished already.
             quorum: what must come together.
-            fold: takes in each admitted array with its weight; None where the step has none.
+            fold: takes in each admitted array with its site and weight, in the order of the
+                roster; None where the step has none.
 
         Raises:
             IntegrityError: the journal has another manifest for this step: the run folder belongs
@@ -147,7 +148,8 @@ class StepRunner:
         self._open(manifest)
         self._observer.step_started(manifest)
         started = time.monotonic()
-        answered = self._replay(result, fold)
+        order = None if fold is None else RosterOrder(manifest.sites, fold)
+        answered = self._replay(result, order)
         asked = tuple(SiteId(site) for site in manifest.sites if site not in answered)
         question = Question(
             manifest.step,
@@ -155,13 +157,16 @@ class StepRunner:
             manifest.round,
             asked,
             manifest.to_bytes(),
-            state,
+            state.values,
             manifest.reply_layout,
         )
-        result.bytes_down += len(asked) * (len(question.manifest) + state.nbytes)
+        result.bytes_down += len(asked) * (len(question.manifest) + state.values.nbytes)
         if asked:
             for answer in self._carrier.ask(question, self._deadline_s):
-                self._take(result, answer, fold)
+                self._take(result, answer, order)
+                self._journal.settle()
+        if order is not None:
+            order.close()
         heard = set(result.contributions) | {site for site, _ in result.refused}
         result.missing = [site for site in manifest.sites if site not in heard]
         result.abandoned = not quorum.met(result)
@@ -169,8 +174,25 @@ class StepRunner:
         self._observer.step_ended(result)
         return result
 
-    def finish(self, result: StepResult, produced: Digest | None = None) -> None:
-        """Record that a step counts (or was abandoned), with the stored object it produced."""
+    def asked_state(self, step: int) -> Digest | None:
+        """Digest of the array that a finished step sent out; None if it is not finished."""
+        for record in self._journal.find("step_finished", step=step):
+            return Digest(str(record["state"]))
+        return None
+
+    def finish(
+        self,
+        result: StepResult,
+        produced: Digest | None = None,
+        memory: Digest | None = None,
+    ) -> None:
+        """Record that a step counts (or was abandoned), with the stored objects it produced.
+
+        Args:
+            result: the step as :meth:`run` returned it.
+            produced: the sum or the next global state.
+            memory: what the aggregation rule remembers; None for nothing.
+        """
         if result.recorded is not None:
             return
         self._journal.append(
@@ -194,7 +216,9 @@ class StepRunner:
             bytes_down=result.bytes_down,
             bytes_up=result.bytes_up,
             seconds=result.seconds,
+            state=result.manifest.state_sha256,
             produced=produced,
+            memory=memory,
         )
 
     def _open(self, manifest: StepManifest) -> None:
@@ -209,7 +233,7 @@ class StepRunner:
             manifest=manifest.digest(),
         )
 
-    def _take(self, result: StepResult, answer: Answer, fold: Fold | None) -> None:
+    def _take(self, result: StepResult, answer: Answer, order: RosterOrder | None) -> None:
         manifest = result.manifest
         if answer.step != manifest.step:
             result.late.append(answer.site)
@@ -226,11 +250,14 @@ class StepRunner:
             )
             result.refused.append((answer.site, error.code))
             self._observer.answer_arrived(manifest.kind, answer.site, error.code)
+            if order is not None:
+                order.skip(answer.site)
             return
-        self._record(manifest, admitted)
+        stored = self._record(manifest, admitted)
         self._count(result, admitted.site, admitted.receipt, admitted.body)
-        if fold is not None and admitted.update is not None:
-            fold(admitted.update, admitted.receipt.num_subjects)
+        if order is not None and admitted.update is not None:
+            fetch = self._fetch(admitted.update, stored, manifest, order.is_next(admitted.site))
+            order.put(admitted.site, fetch, admitted.receipt.num_subjects)
         self._observer.answer_arrived(manifest.kind, answer.site, None)
 
     def _admit(self, manifest: StepManifest, result: StepResult, answer: Answer) -> Admitted:
@@ -239,12 +266,20 @@ class StepRunner:
         if answer.site in result.contributions or answer.site in dict(result.refused):
             raise RefusedError("a second answer", code="duplicate")
         return admit(
-            manifest, answer.site, answer.receipt, answer.update, subjects_of=self.subjects_of
+            manifest,
+            answer.site,
+            answer.receipt,
+            answer.update,
+            subjects_of=self.subjects_of,
+            handed_over=answer.handed_over,
         )
 
-    def _record(self, manifest: StepManifest, admitted: Admitted) -> None:
+    def _record(self, manifest: StepManifest, admitted: Admitted) -> Digest | None:
+        """Make the answer durable; the name of the stored array, if it was stored."""
         stored = None
-        if admitted.update is not None and self._store_updates:
+        if admitted.update is not None:
+            if not self._store_updates:
+                return None  # a record without its array would be of no use to a resumed run
             stored = self._journal.store(as_bytes(admitted.update))
         self._journal.append(
             "answer_admitted",
@@ -254,6 +289,15 @@ class StepRunner:
             receipt_sha256=sha256_hex(admitted.receipt_bytes),
             update=stored,
         )
+        return stored
+
+    def _fetch(
+        self, update: Packed, stored: Digest | None, manifest: StepManifest, at_once: bool
+    ) -> Fetch:
+        """How to read an update when its turn comes: at once from memory, later from the disk."""
+        if at_once or stored is None:
+            return lambda: update
+        return partial(load_packed, self._journal, stored, manifest.reply_layout)
 
     def _count(self, result: StepResult, site: SiteId, receipt: Receipt, body: WireModel) -> None:
         self.subjects_of.setdefault(site, receipt.num_subjects)
@@ -264,7 +308,7 @@ class StepRunner:
             {str(phase): seconds for phase, seconds in receipt.seconds.items()},
         )
 
-    def _replay(self, result: StepResult, fold: Fold | None) -> set[str]:
+    def _replay(self, result: StepResult, order: RosterOrder | None) -> set[str]:
         """Take in the answers to this step that an earlier process made durable.
 
         A site that was refused is asked again: the operator may have resumed because it is mended.
@@ -278,8 +322,9 @@ class StepRunner:
                 continue
             receipt = Receipt.model_validate(record["receipt"])
             body = BODIES[manifest.kind].model_validate(receipt.body)
-            if stored is not None and fold is not None:
-                fold(load_packed(self._journal, str(stored), layout), receipt.num_subjects)
+            if stored is not None and order is not None:
+                fetch = partial(load_packed, self._journal, str(stored), layout)
+                order.put(site, fetch, receipt.num_subjects)
             self._count(result, site, receipt, body)
             answered.add(site)
         return answered

@@ -2,7 +2,7 @@
 
 Nothing is serialised. A message waits until the server asks for replies; then exactly one site
 computes, and its reply is handed over before the next begins, so that at most one update exists
-beside the aggregate however many sites there are.
+beside the aggregate however many sites there are: its memory is used again by the next site.
 """
 
 from collections import deque

@@ -104,7 +104,8 @@ def _run(
     resume: bool,
 ) -> RunOutcome:
     model: SharedModel = shared_model(spec)
-    journal = folder.open_journal(resume=resume)
+    checkpoint_s = spec.simulation.checkpoint_s if spec.simulation else 0.0
+    journal = folder.open_journal(resume=resume, settle_every_s=checkpoint_s)
     outcomes: list[RunOutcome] = []
 
     def drive(grid: Grid, node_of: dict[SiteId, int]) -> None:

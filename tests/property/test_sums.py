@@ -1,7 +1,7 @@
-"""Sums and means that do not depend on order, grouping or threads."""
+"""Sums that do not depend on order, and means that are folded in the order of the roster."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,11 +11,13 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wardround_common.types import sha256_hex
+from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.layout import as_bytes
 from wardround_server.aggregation.exact_sum import ExactSum
 from wardround_server.aggregation.fedavg import FedAvg
+from wardround_server.rounds.roster_order import RosterOrder
 
+NOTHING = np.zeros(0, dtype=np.float32)
 SIZE = 40_000
 """More than one block, so that blocks are covered too."""
 
@@ -27,8 +29,17 @@ def _updates(count: int, size: int = SIZE) -> list[np.ndarray]:
     return list((updates / np.linalg.norm(updates, axis=1, keepdims=True) * 9).astype(np.float32))
 
 
-def _fedavg(size: int = SIZE, sites: int = 12) -> FedAvg:
-    return FedAvg(size, max_sites=sites, update_norm=10.0, max_subjects=1000)
+SITES = tuple(f"s{place}" for place in range(12))
+
+
+def _mean_in_order_of_arrival(arrival: list[int], updates: list[np.ndarray]) -> np.ndarray:
+    """Fold what arrives in any order, each weighted by its place in the roster plus one."""
+    rule = FedAvg(updates[0].size)
+    order = RosterOrder(SITES[: len(updates)], rule.fold)
+    for place in arrival:
+        order.put(SiteId(SITES[place]), lambda u=updates[place]: u, place + 1)
+    order.close()
+    return rule.finish(np.linspace(-1, 1, updates[0].size, dtype=np.float32), NOTHING)[0]
 
 
 def _digest(values: np.ndarray) -> str:
@@ -36,25 +47,49 @@ def _digest(values: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("torch_threads", [1, 2, 3, 4])
-def test_any_order_and_any_number_of_threads_give_one_digest(torch_threads: int) -> None:
+def test_any_order_of_arrival_and_any_number_of_threads_give_one_digest(torch_threads: int) -> None:
     updates = _updates(12)
-    weights = list(range(1, 13))
-    state = np.linspace(-1, 1, SIZE, dtype=np.float32)
-    reference = _fedavg()
-    for update, weight in zip(updates, weights, strict=True):
-        reference.fold(update, weight)
-    expected = _digest(reference.finish(state))
+    expected = _digest(_mean_in_order_of_arrival(list(range(12)), updates))
     before = torch.get_num_threads()
     torch.set_num_threads(torch_threads)
     try:
-        for workers in range(1, 5):
-            order = np.random.Generator(np.random.PCG64(workers)).permutation(12)
-            rule = _fedavg()
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(lambda i, r=rule: r.fold(updates[i], weights[i]), order))
-            assert _digest(rule.finish(state)) == expected
+        for seed in range(4):
+            arrival = np.random.Generator(np.random.PCG64(seed)).permutation(12).tolist()
+            assert _digest(_mean_in_order_of_arrival(arrival, updates)) == expected
     finally:
         torch.set_num_threads(before)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.permutations(range(6)), st.sets(st.integers(0, 5)))
+def test_each_update_is_folded_once_in_roster_order_whoever_stays_away(
+    arrival: list[int], refused: set[int]
+) -> None:
+    folded: list[tuple[str, int]] = []
+    order = RosterOrder(SITES[:8], lambda site, update, weight: folded.append((site, weight)))
+    for place in arrival:
+        if place in refused:
+            order.skip(SiteId(SITES[place]))
+        else:
+            order.put(SiteId(SITES[place]), lambda: np.zeros(1, dtype=np.float32), place)
+    order.close()  # the last two never answered
+    assert folded == [(SITES[place], place) for place in range(6) if place not in refused]
+
+
+def test_an_update_whose_turn_it_is_is_read_at_once_and_others_are_not_read() -> None:
+    read: list[str] = []
+    order = RosterOrder(("a", "b", "c"), lambda site, update, weight: None)
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        return lambda: (read.append(name), np.zeros(1, dtype=np.float32))[1]
+
+    order.put(SiteId("c"), reader("c"), 1)
+    assert read == []
+    assert order.is_next("a")
+    order.put(SiteId("a"), reader("a"), 1)
+    assert read == ["a"]
+    order.skip(SiteId("b"))
+    assert read == ["a", "c"]
 
 
 def test_plain_float32_sums_of_the_same_updates_differ_with_the_order() -> None:
@@ -91,41 +126,41 @@ def test_a_sum_is_that_of_exact_arithmetic(terms: list[float], seed: int, folds:
     assert abs(sums[0] - exact) <= resolution * len(terms) + 2**-52 * abs(exact)
 
 
-def test_a_mean_is_right_to_twelve_digits() -> None:
+def test_a_sum_is_right_to_twelve_digits_and_a_mean_to_six() -> None:
     updates = _updates(12, 300)
     weights = [1, 999, 7, 30, 2, 500, 64, 3, 11, 450, 88, 5]
-    rule = _fedavg(300)
+    rule = FedAvg(300)
     total = ExactSum(300, bound=10.0 * 1000, terms=12)
     for update, weight in zip(updates, weights, strict=True):
-        rule.fold(update, weight)
+        rule.fold(SiteId("any"), update, weight)
         total.add(update, scale=float(weight))
     terms = [u.astype(np.float64) * w for u, w in zip(updates, weights, strict=True)]
     exact = np.array([math.fsum(column) for column in np.array(terms).T])
     np.testing.assert_allclose(total.total(), exact, rtol=1e-12)
-    state = np.ones(300, dtype=np.float32)
-    expected = (1.0 + exact / sum(weights)).astype(np.float32)
-    np.testing.assert_array_equal(rule.finish(state), expected)
+    mean = rule.finish(np.zeros(300, dtype=np.float32), NOTHING)[0]
+    largest = np.abs(np.array(terms)).max() / sum(weights)
+    np.testing.assert_allclose(mean, exact / sum(weights), atol=1e-6 * largest)
 
 
 def test_the_mean_is_that_of_flower() -> None:
     updates, weights = _updates(5, 500), [10, 20, 30, 5, 700]
-    rule = _fedavg(500)
+    rule = FedAvg(500)
     replies = []
     for update, weight in zip(updates, weights, strict=True):
-        rule.fold(update, weight)
+        rule.fold(SiteId("any"), update, weight)
         arrays = ArrayRecord({"w": Array.from_numpy_ndarray(update)})
         replies.append(RecordDict({"a": arrays, "m": MetricRecord({"num-examples": weight})}))
     theirs = aggregate_arrayrecords(replies, "num-examples")["w"].numpy()
-    ours = rule.finish(np.zeros(500, dtype=np.float32))
+    ours = rule.finish(np.zeros(500, dtype=np.float32), NOTHING)[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_the_largest_allowed_weights_and_norms_do_not_overflow() -> None:
-    rule = FedAvg(2, max_sites=1000, update_norm=1e6, max_subjects=10_000_000)
+    rule = FedAvg(2)
     for _ in range(1000):
-        rule.fold(np.array([1e6, -1e-6], dtype=np.float32), 10_000_000)
-    moved = rule.finish(np.zeros(2, dtype=np.float32))
-    np.testing.assert_allclose(moved, [1e6, -1e-6], rtol=1e-6)
+        rule.fold(SiteId("any"), np.array([1e6, -1e-6], dtype=np.float32), 10_000_000)
+    moved = rule.finish(np.zeros(2, dtype=np.float32), NOTHING)[0]
+    np.testing.assert_allclose(moved, [1e6, -1e-6], rtol=1000 * 2.0**-24)
 
 
 def test_more_terms_than_announced_are_refused() -> None:
@@ -139,12 +174,12 @@ def test_more_terms_than_announced_are_refused() -> None:
 
 def test_a_mean_of_nothing_is_refused_and_a_sum_of_nothing_is_zero() -> None:
     with pytest.raises(ValueError, match="no update"):
-        _fedavg().finish(np.zeros(SIZE, dtype=np.float32))
+        FedAvg(3).finish(np.zeros(3, dtype=np.float32), NOTHING)
     assert not ExactSum(3, bound=1.0, terms=1).total().any()
 
 
 def test_an_update_is_not_changed_by_being_folded() -> None:
     (update,) = _updates(1)
     kept = update.copy()
-    _fedavg().fold(update, 3)
+    FedAvg(SIZE).fold(SiteId("any"), update, 3)
     np.testing.assert_array_equal(update, kept)

@@ -1,0 +1,44 @@
+"""The weighted mean of updates, streamed: one accumulator however many sites there are.
+
+Float32 throughout: three streams through memory for each update, which is what the addition itself
+costs. The rounding error of a mean of N updates is at most about N * 2^-24 of the mean of their
+magnitudes, below the last bit of the parameters that it moves.
+"""
+
+import torch
+
+from wardround_common.wire.layout import flat_tensor
+from wardround_server.aggregation.base import Values
+
+
+class WeightedMean:
+    """``sum_k n_k * x_k / sum_k n_k``; the result depends on the order of the calls.
+
+    Args:
+        size: number of values n of each array.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._sum = torch.zeros(size, dtype=torch.float32)
+        self._weight = 0
+
+    def add(self, values: Values, weight: int) -> None:
+        """Add one array.
+
+        Args:
+            values: float32 [n], finite.
+            weight: at least 1.
+        """
+        self._sum.add_(flat_tensor(values), alpha=weight)
+        self._weight += weight
+
+    def take(self) -> torch.Tensor:
+        """The mean, float32 [n], in the accumulator's own memory; may be called once.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if self._weight == 0:
+            raise ValueError("no update was folded")
+        mean, self._weight = self._sum.div_(self._weight), 0
+        return mean
