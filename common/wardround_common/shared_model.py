@@ -55,6 +55,7 @@ class SharedModel:
         self._names: tuple[int, tuple[str, ...]] = (-1, ())
         self._layout: tuple[int, Layout] = (-1, Layout(()))
         self._change: Packed | None = None
+        self._trainable: tuple[tuple[str, ...], list[nn.Parameter]] = ((), [])
         last = self.names(max(federation.rounds.count, 1))
         self.initial = {name: tensor.clone() for name, tensor in self.tensors(last).items()}
 
@@ -139,13 +140,19 @@ class SharedModel:
         BatchNorm stays in evaluation mode unless its statistics are shared: a frozen norm layer in
         training mode would move with raw batches and leak them.
         """
-        names = frozenset(self.names(round_))
-        self.model.train(True)
-        self.model.backbone.train(not self.head_only(round_))
+        names = self.names(round_)
+        if self.head_only(round_):
+            self.model.head.train()
+        else:
+            self.model.train()
         if not self._shares_batchnorm:
-            for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            for norm in self._batchnorms:
+                norm.training = False
+        if self._trainable[0] != names:
+            self._trainable = (names, self._set_trainable(frozenset(names)))
+        return self._trainable[1]
+
+    def _set_trainable(self, names: frozenset[str]) -> list[nn.Parameter]:
         trainable = []
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
@@ -153,11 +160,16 @@ class SharedModel:
                 trainable.append(parameter)
         return trainable
 
+    @cached_property
+    def _batchnorms(self) -> tuple[nn.Module, ...]:
+        return tuple(m for m in self.model.modules() if isinstance(m, _BatchNorm))
+
     def head_state(self, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:
         """A linear head's weight [C, d] and bias [C] under the names of this model's head."""
         names = [name for name, _ in self.model.named_parameters() if name.startswith(_HEAD)]
         return dict(zip(names, (weight, bias), strict=True))
 
+    @cached_property
     def head_parameters(self) -> frozenset[int]:
         """Identities of the head's parameters, for its own learning rate."""
         return frozenset(id(parameter) for parameter in self.model.head.parameters())

@@ -92,6 +92,7 @@ def engine(folder: Path, resume: bool) -> str:
         data={"standardise": "federated", "validation_fraction": 0.2},
         exact_head={"enabled": True, "folds": 2},
         head={"warm_start": True},
+        aggregation={"rule": "fedadam"},  # its moments must survive too
     )
     outcome = run_engine(spec, FakeCarrier(fake_sites(spec)), folder / "journal")
     return outcome.state.digest()

@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wardround_client.training.batches import TrainingSet, in_order, shuffled
+from wardround_client.training.optimizer import optimizer_of, proximal
 from wardround_client.training.schedule import rate_factor
 from wardround_client.training.seeds import derive_seed
 from wardround_common.modalities.base import IGNORED
 from wardround_common.shared_model import SharedModel
-from wardround_common.spec.federation import FedProx, Training
+from wardround_common.spec.federation import Training
 from wardround_common.tasks.base import Predictions
 
 
@@ -72,7 +73,7 @@ def train(shared: SharedModel, data: TrainingSet, course: Course, device: torch.
             for epoch in range(course.epochs):
                 loss, taken = local.epoch(round_, epoch)
                 steps += taken
-    shared.model.eval()
+    local.leave()
     return Trained(loss, steps)
 
 
@@ -96,6 +97,8 @@ class _LocalRun:
         self._course = course
         self._device = device
         self._weights = class_weights(self._spec, data, shared.task.num_outputs, device)
+        self._pull = proximal(shared, course.anchor)
+        self._parameters: list[nn.Parameter] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._names: tuple[str, ...] = ()
 
@@ -104,8 +107,15 @@ class _LocalRun:
         names = self._shared.names(round_)
         if self._optimizer is None or not self._course.continuous or names != self._names:
             self._names = names
-            parameters = self._shared.train_mode(round_)
-            self._optimizer = _optimizer(self._shared, parameters, self._spec)
+            self._parameters = self._shared.train_mode(round_)
+            self._optimizer = optimizer_of(
+                self._spec.optimizer, self._parameters, self._shared.head_parameters
+            )
+
+    def leave(self) -> None:
+        """Evaluation mode; the gradients' memory is free."""
+        self._clear_gradients()
+        self._shared.model.eval()
 
     def epoch(self, round_: int, epoch: int) -> tuple[float, int]:
         """One pass over the data: mean loss over its examples, and the steps taken."""
@@ -114,64 +124,36 @@ class _LocalRun:
         batches = shuffled(self._data, self._spec.batch_size, seed)
         share = 1.0 / (course.total * course.epochs)
         done = ((round_ - course.start) * course.epochs + epoch) * share
-        sum_loss = 0.0
+        losses = []
         for step, rows in enumerate(batches):
             factor = rate_factor(
                 self._spec.schedule,
                 round_=round_ - course.start + 1,
                 progress=done + share * step / len(batches),
             )
-            sum_loss += self._step(rows, factor) * len(rows)
+            losses.append(self._step(rows, factor))
+        # Read once: a loss that is asked for at each step would hold a GPU up.
+        of_steps = torch.stack(losses).tolist()
+        sum_loss = sum(loss * len(rows) for loss, rows in zip(of_steps, batches, strict=True))
         return sum_loss / len(self._data), len(batches)
 
-    def _step(self, rows: torch.Tensor, factor: float) -> float:
+    def _step(self, rows: torch.Tensor, factor: float) -> torch.Tensor:
         assert self._optimizer is not None
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
         inputs, targets = self._data.batch(rows, self._device)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients()
         logits = self._data.logits(self._shared.model, inputs)
         loss = self._shared.task.loss(logits, targets, self._weights, self._spec.label_smoothing)
-        torch.autograd.backward(loss + _proximal(self._shared, self._course.anchor))
+        torch.autograd.backward(loss if self._pull is None else loss + self._pull())
         if self._spec.clip_norm is not None:
-            groups = self._optimizer.param_groups
-            nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], self._spec.clip_norm)
+            nn.utils.clip_grad_norm_(self._parameters, self._spec.clip_norm)
         self._optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
-
-def _proximal(shared: SharedModel, anchor: Mapping[str, torch.Tensor] | None) -> torch.Tensor:
-    """FedProx, algorithm 2: ``mu/2 ||w - w_global||^2`` over the trained parameters."""
-    rule = shared.federation.aggregation
-    if anchor is None or not isinstance(rule, FedProx):
-        return torch.zeros(())
-    terms = [
-        (parameter - anchor[name]).square().sum()
-        for name, parameter in shared.model.named_parameters()
-        if parameter.requires_grad and name in anchor
-    ]
-    return 0.5 * rule.mu * torch.stack(terms).sum()
-
-
-def _optimizer(
-    shared: SharedModel, parameters: list[nn.Parameter], spec: Training
-) -> torch.optim.Optimizer:
-    head = shared.head_parameters()
-    rate = spec.optimizer.learning_rate
-    head_rate = spec.optimizer.head_learning_rate or rate
-    groups = [
-        {"params": [p for p in parameters if (id(p) in head) == of_head], "full_rate": full_rate}
-        for of_head, full_rate in ((False, rate), (True, head_rate))
-    ]
-    groups = [group for group in groups if group["params"]]
-    decay = spec.optimizer.weight_decay
-    if spec.optimizer.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=rate, momentum=spec.optimizer.momentum, weight_decay=decay
-        )
-    if spec.optimizer.name == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
-    return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+    def _clear_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
 
 
 def class_weights(

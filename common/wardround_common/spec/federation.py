@@ -293,7 +293,45 @@ class FedProx(Table):
     mu: Positive = Field(default=0.01, description="Weight of mu/2 * ||w - w_global||^2.")
 
 
-AggregationRule = Annotated[FedAvg | FedProx, Field(discriminator="rule")]
+class FedAvgM(Table):
+    """FedAvg with server momentum (Hsu et al. 2019, section 4.3)."""
+
+    rule: Literal["fedavgm"] = Field(description="The aggregation rule.")
+    learning_rate: Positive = Field(default=1.0, description="Server step along the momentum.")
+    momentum: RateBelowOne = Field(default=0.9, description="Share of the momentum that is kept.")
+
+
+class FedAdam(Table):
+    """Adam on the server (Reddi et al. 2021, algorithm 2), with bias correction as in Flower."""
+
+    rule: Literal["fedadam"] = Field(description="The aggregation rule.")
+    learning_rate: Positive = Field(default=0.1, description="Server step size (eta).")
+    beta1: RateBelowOne = Field(default=0.9, description="Decay of the first moment.")
+    beta2: RateBelowOne = Field(default=0.99, description="Decay of the second moment.")
+    tau: Positive = Field(default=1e-3, description="Adaptivity: added to the root of v.")
+
+
+class FedYogi(Table):
+    """Yogi on the server (Reddi et al. 2021, algorithm 2)."""
+
+    rule: Literal["fedyogi"] = Field(description="The aggregation rule.")
+    learning_rate: Positive = Field(default=0.01, description="Server step size (eta).")
+    beta1: RateBelowOne = Field(default=0.9, description="Decay of the first moment.")
+    beta2: RateBelowOne = Field(default=0.99, description="Decay of the second moment.")
+    tau: Positive = Field(default=1e-3, description="Adaptivity: added to the root of v.")
+
+
+class FedAdagrad(Table):
+    """Adagrad on the server (Reddi et al. 2021, algorithm 2)."""
+
+    rule: Literal["fedadagrad"] = Field(description="The aggregation rule.")
+    learning_rate: Positive = Field(default=0.1, description="Server step size (eta).")
+    tau: Positive = Field(default=1e-3, description="Adaptivity: added to the root of v.")
+
+
+AggregationRule = Annotated[
+    FedAvg | FedProx | FedAvgM | FedAdam | FedYogi | FedAdagrad, Field(discriminator="rule")
+]
 
 
 class Limits(Table):
@@ -417,9 +455,19 @@ class FederationSpec(Table):
             self._check_rounds,
             self._check_labels,
             self._check_partition,
+            self._check_aggregation,
         ):
             check()
         return self
+
+    def _check_aggregation(self) -> None:
+        rule = self.aggregation.rule
+        if rule not in {"fedavg", "fedprox"} and self.tuning.method == "gradual":
+            raise ValueError(
+                f'aggregation.rule = "{rule}" remembers moments of each trained value, and with '
+                'tuning.method = "gradual" their set changes; use fedavg or fedprox, or another '
+                "tuning method"
+            )
 
     def _check_modality(self) -> None:
         tabular = isinstance(self.data, TabularData)

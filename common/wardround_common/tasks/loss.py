@@ -23,9 +23,9 @@ def cross_entropy(
     Returns:
         A float32 scalar; 0, with a zero gradient, where no position is labelled.
     """
-    flat_targets = targets.reshape(-1)
-    flat_logits = logits.reshape(-1, logits.shape[-1])
-    if not bool((flat_targets != IGNORED).any()):
+    flat_targets = targets if targets.dim() == 1 else targets.reshape(-1)
+    flat_logits = logits if logits.dim() == 2 else logits.reshape(-1, logits.shape[-1])
+    if int(flat_targets.max()) == IGNORED:
         return flat_logits.sum() * 0.0
     return functional.cross_entropy(
         flat_logits,
