@@ -1,5 +1,6 @@
 """Every rule of aggregation moves the state as Flower's own strategy does."""
 
+import json
 from typing import Any
 from unittest.mock import Mock
 
@@ -10,6 +11,7 @@ from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedPro
 from pydantic import ValidationError
 
 from tests.support import StubModel, federation
+from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId, TensorSpec
 from wardround_common.wire.layout import Layout
 from wardround_server.aggregation.registry import aggregation_for
@@ -101,6 +103,17 @@ def test_the_file_names_the_rule() -> None:
 
 
 def test_moments_of_a_set_that_changes_are_refused() -> None:
-    tables = {"tuning": {"method": "gradual", "unfreeze_at": [2]}, "rounds": {"count": 3}}
-    with pytest.raises(ValidationError, match="remembers moments of each trained value"):
-        federation(aggregation={"rule": "fedadam"}, **tables)
+    tables = {
+        "federation": {"name": "f", "sites": ["a"]},
+        "data": {"modality": "image", "label": "label", "size": 32},
+        "task": {"kind": "classification", "labels": ["no", "yes"]},
+        "backbone": {"ref": "file:net#net", "sha256": "0" * 64},
+        "tuning": {"method": "gradual", "unfreeze_at": [2]},
+    }
+    for rule, refused in (("fedavg", False), ("fedadam", True)):
+        data = json.dumps({**tables, "aggregation": {"rule": rule}})
+        if refused:
+            with pytest.raises(ValidationError, match="remembers moments of each trained value"):
+                FederationSpec.model_validate_json(data)
+        else:
+            assert FederationSpec.model_validate_json(data).aggregation.rule == rule
