@@ -18,6 +18,7 @@ from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId
 from wardround_common.wire.flower import (
     MESSAGE_TYPES,
+    HandedOver,
     failure_content,
     handed_over,
     json_of,
@@ -40,13 +41,16 @@ def answer(message: Message, worker: SiteWorker, on_failure: FailureHook) -> Mes
         data = json_of(message.content)
         manifest = parse_manifest(data)
         state = packed_of(message.content, manifest.state_layout)
-        receipt, update = worker.execute(manifest, state, handed_over=handed_over(message.content))
+        in_process = handed_over(message.content)
+        receipt, update = worker.execute(manifest, state, handed_over=in_process)
     except WardroundError as error:
         on_failure(worker.name, error)
         return make_reply(message, failure_content(error.code))
     except Exception as error:  # noqa: BLE001  whatever it says may name a patient
         on_failure(worker.name, error)
         return make_reply(message, failure_content("internal_error"))
+    if in_process:
+        return make_reply(message, HandedOver(receipt, update))
     return make_reply(message, to_content(receipt.to_bytes(), update))
 
 

@@ -19,7 +19,7 @@ from wardround_common.tasks.base import Task
 from wardround_common.tasks.registry import task_for
 from wardround_common.tuning.registry import tuning_for
 from wardround_common.types import Digest
-from wardround_common.wire.layout import Layout, Packed, empty, layout_of
+from wardround_common.wire.layout import Layout, Packed, empty, layout_of, unpack
 
 _BACKBONE, _HEAD = "backbone.", "head."
 
@@ -54,7 +54,7 @@ class SharedModel:
         self._shares_batchnorm = federation.exchange.batchnorm == "shared"
         self._names: tuple[int, tuple[str, ...]] = (-1, ())
         self._layout: tuple[int, Layout] = (-1, Layout(()))
-        self._change: Packed | None = None
+        self._change: tuple[Layout, Packed, tuple[torch.Tensor, ...]] | None = None
         self._trainable: tuple[tuple[str, ...], list[nn.Parameter]] = ((), [])
         last = self.names(max(federation.rounds.count, 1))
         self.initial = {name: tensor.clone() for name, tensor in self.tensors(last).items()}
@@ -122,17 +122,17 @@ class SharedModel:
         Returns:
             float32 [n], in one buffer that the next call uses again.
         """
-        if self._change is None or self._change.size != layout.num_values:
-            self._change = empty(layout)
-        flat = torch.from_numpy(self._change)
-        for spec, where in layout.slices():
-            target = flat[where].view(spec.shape)
+        if self._change is None or self._change[0] != layout:
+            buffer = empty(layout)
+            self._change = (layout, buffer, tuple(unpack(layout, buffer).values()))
+        _, buffer, targets = self._change
+        for spec, target in zip(layout.tensors, targets, strict=True):
             now, before = self._tensors[spec.name], state[spec.name]
             if now.device == target.device:
                 torch.sub(now, before, out=target)
             else:
                 target.copy_(now).sub_(before)
-        return self._change
+        return buffer
 
     def train_mode(self, round_: int) -> list[nn.Parameter]:
         """Make the round's parameters trainable, the rest frozen; returns the trainable ones.

@@ -35,7 +35,6 @@ from wardround_common.wire.step import (
     Receipt,
     StepManifest,
     WireModel,
-    layout_from_wire,
     parse,
 )
 
@@ -49,7 +48,7 @@ class Admitted:
     Attributes:
         site: whose it is.
         receipt: the site's receipt.
-        receipt_bytes: its canonical bytes, as received.
+        received: the same as it came.
         body: its typed body.
         update: the array; None where the step wants none.
         update_sha256: its digest; None likewise.
@@ -57,7 +56,7 @@ class Admitted:
 
     site: SiteId
     receipt: Receipt
-    receipt_bytes: bytes
+    received: bytes | Receipt
     body: WireModel
     update: Packed | None
     update_sha256: Digest | None
@@ -66,7 +65,7 @@ class Admitted:
 def admit(
     manifest: StepManifest,
     site: SiteId,
-    receipt_bytes: bytes,
+    received: bytes | Receipt,
     update: Packed | None,
     *,
     subjects_of: Mapping[SiteId, int],
@@ -77,7 +76,7 @@ def admit(
     Args:
         manifest: what was asked.
         site: who the carrier says is answering.
-        receipt_bytes: as received.
+        received: the receipt as received; the receipt itself where it never left this process.
         update: the array as received: a view of exactly ``manifest.reply_layout``'s dtype and
             size (carriers refuse other byte counts before they make the view), or None.
         subjects_of: training subjects that each site declared when the run began; a site that is
@@ -87,10 +86,7 @@ def admit(
     Raises:
         RefusedError: the first rule that failed, as a code.
     """
-    try:
-        receipt = parse(Receipt, receipt_bytes, max_bytes=MAX_RECEIPT_BYTES)
-    except WireError as error:
-        raise RefusedError("the receipt is malformed", code=error.code) from error
+    receipt = received if isinstance(received, Receipt) else _parsed(received)
     _check_identity(manifest, site, receipt)
     _check_layout(manifest, receipt, update)
     _check_weight(manifest, site, receipt, subjects_of)
@@ -99,7 +95,14 @@ def admit(
         body = BODIES[manifest.kind].model_validate_json(canonical_bytes(receipt.body), strict=True)
     except (ValidationError, ValueError) as error:
         raise RefusedError("the body is not of the step's form", code="body_form") from error
-    return Admitted(site, receipt, receipt_bytes, body, update, digest)
+    return Admitted(site, receipt, received, body, update, digest)
+
+
+def _parsed(received: bytes) -> Receipt:
+    try:
+        return parse(Receipt, received, max_bytes=MAX_RECEIPT_BYTES)
+    except WireError as error:
+        raise RefusedError("the receipt is malformed", code=error.code) from error
 
 
 def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> None:
@@ -120,7 +123,7 @@ def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> N
 def _check_layout(manifest: StepManifest, receipt: Receipt, update: Packed | None) -> None:
     if receipt.tensors != manifest.reply:
         raise RefusedError("names, shapes, dtypes or order differ", code="layout_mismatch")
-    wanted = layout_from_wire(manifest.reply)
+    wanted = manifest.reply_layout
     if (update is None) != (wanted.num_values == 0):
         raise RefusedError("an array is missing or not wanted", code="update_bytes")
     if update is not None and (

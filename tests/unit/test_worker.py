@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import Array, RecordDict
 
 from tests.support import simulated, write_dataset
 from wardround_client.app import client_app
@@ -17,7 +18,7 @@ from wardround_common.exact_head import can_be_sums
 from wardround_common.shared_model import SharedModel, shared_model
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId, sha256_hex
-from wardround_common.wire.flower import failure_of, json_of, packed_of, to_content
+from wardround_common.wire.flower import HandedOver, failure_of, json_of, packed_of, to_content
 from wardround_common.wire.layout import as_bytes, empty, layout_of, unpack
 from wardround_common.wire.step import (
     MAX_RECEIPT_BYTES,
@@ -218,13 +219,33 @@ def _reply(world: World, content: Any, site: str = "a", kind: str = "train") -> 
     return reply.content
 
 
+def _as_sent(manifest: StepManifest, state: Any) -> RecordDict:
+    """The question as it arrives from another process."""
+    content = to_content(manifest.to_bytes(), state)
+    array = content["arrays"]["packed"]
+    content["arrays"]["packed"] = Array(array.dtype, array.shape, array.stype, array.data)
+    return content
+
+
 def test_a_message_is_answered_by_the_site_it_is_for(world: World) -> None:
     manifest = world.manifest("train")
     for site in "abc":
-        content = _reply(world, to_content(manifest.to_bytes(), world.state(manifest)), site)
+        content = _reply(world, _as_sent(manifest, world.state(manifest)), site)
         receipt = parse(Receipt, json_of(content), max_bytes=MAX_RECEIPT_BYTES)
         assert receipt.site == site
         assert packed_of(content, manifest.reply_layout) is not None
+
+
+def test_within_one_process_the_answer_is_the_one_that_would_be_sent(world: World) -> None:
+    manifest = world.manifest("train")
+    handed = _reply(world, to_content(manifest.to_bytes(), world.state(manifest)))
+    assert isinstance(handed, HandedOver)
+    update = np.array(handed.array)
+    sent = _reply(world, _as_sent(manifest, world.state(manifest)))
+    receipt = parse(Receipt, json_of(sent), max_bytes=MAX_RECEIPT_BYTES)
+    kept = {"update_sha256": None, "seconds": {}}
+    assert handed.receipt.model_copy(update=kept) == receipt.model_copy(update=kept)
+    assert (update == packed_of(sent, manifest.reply_layout)).all()
 
 
 @pytest.mark.parametrize(

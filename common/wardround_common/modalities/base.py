@@ -5,6 +5,7 @@ tensors that a model eats. Both are plain values; neither ever leaves the site.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -89,7 +90,7 @@ class TokenInputs:
         return TokenInputs(tuple(self.words[row] for row in rows))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Examples:
     """n labelled examples in file order.
 
@@ -117,7 +118,7 @@ class Examples:
             self.inputs.select(rows), tuple(self.targets[row] for row in rows), self.subjects[rows]
         )
 
-    @property
+    @cached_property
     def num_subjects(self) -> int:
         """The number of different patients."""
         return len(np.unique(self.subjects))

@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from wardround_common.errors import WireError
 from wardround_common.types import ITEM_BYTES
 from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
-from wardround_common.wire.step import StepKind
+from wardround_common.wire.step import Receipt, StepKind
 
 STYPE: Final = "wardround.packed.v1"
 FAILURE_CODE: Final = r"[a-z][a-z0-9_]{0,39}"
@@ -46,6 +46,20 @@ class PackedArray(Array):
     def deflate(self) -> bytes:
         """As a plain array: Flower writes the class's name, and a receiver knows only its own."""
         return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
+
+class HandedOver(RecordDict):
+    """A receipt and its array for a reader in the same process: as records it is empty.
+
+    Attributes:
+        receipt: the receipt itself; its bytes were never made.
+        array: the array; None where there is none.
+    """
+
+    def __init__(self, receipt: Receipt, array: Packed | None) -> None:
+        super().__init__()
+        self.receipt = receipt
+        self.array = array
 
 
 def to_content(json_bytes: bytes, packed: Packed | None) -> RecordDict:
@@ -96,11 +110,11 @@ def packed_of(content: RecordDict, layout: Layout) -> Packed | None:
         WireError: another number of arrays, another encoding, or another size or dtype than the
             layout; decided before anything is allocated.
     """
-    records = content.array_records
-    if not records:
+    record = content.get(_ARRAYS)
+    if record is None:
         return None
-    array = records[_ARRAYS].get(_PACKED) if list(records) == [_ARRAYS] else None
-    if array is None or len(records[_ARRAYS]) != 1 or array.stype != STYPE:
+    array = record.get(_PACKED) if isinstance(record, ArrayRecord) and len(record) == 1 else None
+    if array is None or array.stype != STYPE:
         raise WireError("one packed array is expected", code="message_form")
     if isinstance(array, PackedArray):
         if array.dtype != layout.dtype or array.packed.size != layout.num_values:
@@ -115,17 +129,15 @@ def handed_over(content: RecordDict) -> bool:
 
     Such an array cannot have changed on the way, and is not hashed.
     """
-    records = content.array_records
-    return bool(records) and all(
-        isinstance(array, PackedArray) for record in records.values() for array in record.values()
-    )
+    record = content.get(_ARRAYS)
+    return record is not None and all(isinstance(array, PackedArray) for array in record.values())
 
 
 def _message(content: RecordDict) -> ConfigRecord:
-    records = content.config_records
-    if list(records) != [_MESSAGE]:
+    record = content.get(_MESSAGE)
+    if not isinstance(record, ConfigRecord) or not content.keys() <= {_MESSAGE, _ARRAYS}:
         raise WireError("the message has not the expected records", code="message_form")
-    return records[_MESSAGE]
+    return record
 
 
 def make_reply(message: Message, content: RecordDict) -> Message:

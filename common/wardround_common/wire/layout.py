@@ -51,7 +51,12 @@ class Layout:
     @cached_property
     def num_values(self) -> int:
         """All values together."""
-        return sum(tensor.num_values for tensor in self.tensors)
+        return sum(self.sizes)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of values of each tensor."""
+        return [tensor.num_values for tensor in self.tensors]
 
     @property
     def dtype(self) -> DTypeName:
@@ -126,12 +131,15 @@ def unpack(layout: Layout, packed: Packed) -> dict[str, torch.Tensor]:
     """
     if packed.dtype.name != layout.dtype or packed.shape != (layout.num_values,):
         raise WireError("the array is not of the promised size and dtype", code="layout_mismatch")
-    flat = flat_tensor(packed)
-    return {spec.name: flat[where].view(spec.shape) for spec, where in layout.slices()}
+    parts = flat_tensor(packed).split(layout.sizes)  # type: ignore[no-untyped-call]
+    specs = zip(layout.tensors, parts, strict=True)
+    return {spec.name: part.view(spec.shape) for spec, part in specs}
 
 
 def flat_tensor(packed: Packed) -> torch.Tensor:
     """A packed array as a tensor, without copying; received arrays are read-only by custom."""
+    if packed.flags.writeable:
+        return torch.from_numpy(packed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(packed)

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from wardround_common.errors import WireError
 from wardround_common.types import SiteId
 from wardround_common.wire.flower import (
     MESSAGE_TYPES,
+    HandedOver,
     failure_of,
     handed_over,
     json_of,
@@ -19,7 +20,7 @@ from wardround_common.wire.flower import (
     to_content,
 )
 from wardround_common.wire.layout import Layout, Packed
-from wardround_common.wire.step import StepKind
+from wardround_common.wire.step import Receipt, StepKind
 
 _POLL_S = 0.05
 
@@ -44,7 +45,8 @@ class Answer:
     Attributes:
         site: who, as the carrier knows it (by connection, not by the site's word).
         step: the step that the answer belongs to; an earlier one when it is late.
-        receipt: the receipt's bytes; None for a failure.
+        receipt: the receipt's bytes, or the receipt itself where it never left this process; None
+            for a failure.
         update: the array, of exactly the promised size; None where none came.
         failure: code of a site's failure or of a malformed message; None for an answer.
         handed_over: the array never left this process's memory: it is not hashed, and its memory
@@ -53,7 +55,7 @@ class Answer:
 
     site: SiteId
     step: int
-    receipt: bytes | None = None
+    receipt: bytes | Receipt | None = None
     update: Packed | None = None
     failure: str | None = None
     handed_over: bool = False
@@ -140,12 +142,19 @@ class FlowerCarrier:
         del self._open[message_id]
         if message.has_error():
             return Answer(site, step, failure="site_unreachable")
-        try:
-            failure = failure_of(message.content)
-            if failure is not None:
-                return Answer(site, step, failure=failure)
-            receipt = json_of(message.content)
-            packed = packed_of(message.content, layout)
-            return Answer(site, step, receipt, packed, handed_over=handed_over(message.content))
-        except WireError as error:
-            return Answer(site, step, failure=error.code)
+        return _answer(site, step, message.content, layout)
+
+
+def _answer(site: SiteId, step: int, content: RecordDict, layout: Layout) -> Answer:
+    """What a reply says."""
+    if isinstance(content, HandedOver):
+        return Answer(site, step, content.receipt, content.array, handed_over=True)
+    try:
+        failure = failure_of(content)
+        if failure is not None:
+            return Answer(site, step, failure=failure)
+        receipt = json_of(content)
+        packed = packed_of(content, layout)
+        return Answer(site, step, receipt, packed, handed_over=handed_over(content))
+    except WireError as error:
+        return Answer(site, step, failure=error.code)

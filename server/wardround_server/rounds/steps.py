@@ -239,7 +239,7 @@ class StepRunner:
             result.late.append(answer.site)
             self._journal.append("answer_late", step=answer.step, site=answer.site)
             return
-        result.bytes_up += len(answer.receipt or b"") + (
+        result.bytes_up += len(_bytes_of(answer.receipt)) + (
             0 if answer.update is None else answer.update.nbytes
         )
         try:
@@ -286,7 +286,7 @@ class StepRunner:
             step=manifest.step,
             site=admitted.site,
             receipt=admitted.receipt.model_dump(mode="json"),
-            receipt_sha256=sha256_hex(admitted.receipt_bytes),
+            receipt_sha256=sha256_hex(_bytes_of(admitted.received)),
             update=stored,
         )
         return stored
@@ -352,6 +352,10 @@ class StepRunner:
                 "file, the seed, the data or the version has changed; start a new run",
                 code="journal_manifest",
             )
+
+
+def _bytes_of(receipt: bytes | Receipt | None) -> bytes:
+    return receipt.to_bytes() if isinstance(receipt, Receipt) else receipt or b""
 
 
 def load_packed(journal: Journal, digest: str, layout: Layout) -> Packed:
