@@ -18,6 +18,13 @@ from wardround_common.spec.load import load_federation
 @click.option("--data", type=click.Path(path_type=Path), help="Local copies of public data.")
 @click.option("--resume", is_flag=True, help="Go on with the run that is in the folder.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the file's seed.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that sites compute in; the model is the same for any number.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def simulate(  # noqa: PLR0917  click passes by name
@@ -26,6 +33,7 @@ def simulate(  # noqa: PLR0917  click passes by name
     data: Path | None,
     resume: bool,
     seed: int | None,
+    workers: int,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -46,6 +54,7 @@ def simulate(  # noqa: PLR0917  click passes by name
         cache=cache_folder() / "features",
         resume=resume,
         on_failure=lambda site, error: errors.print(f"{site}: {error}", markup=False),
+        workers=workers,
     )
     if as_json:
         result = simulate_federation(plan, JsonObserver(sys.stdout))

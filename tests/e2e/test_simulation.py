@@ -25,6 +25,8 @@ from wardround_common.spec.federation import FederationSpec
 from wardround_common.spec.load import load_federation
 from wardround_common.spec.site import SharedPart, SiteData, SiteSpec
 from wardround_common.types import sha256_hex
+from wardround_common.wire.flower import HandedOver
+from wardround_common.wire.layout import as_bytes
 from wardround_server.progress import JsonObserver, QuietObserver
 from wardround_server.report.model import Report, read_report
 from wardround_server.rounds.journal import Journal
@@ -120,6 +122,29 @@ def test_features_cached_or_not_and_the_observer_change_nothing(tmp_path: Path) 
     assert kinds == ["describe", "train", "train", "train", "compare"]
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, workers: int) -> None:
+    spec = _with_rounds(_tiny(tmp_path), 3)
+    one, first = _run(spec, tmp_path, "one")
+    many, second = _run(spec, tmp_path, "many", workers=workers)
+    assert many.model_sha256 == one.model_sha256
+    assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert many.sites == one.sites
+
+
+def test_a_failure_in_a_worker_says_why_to_who_simulates_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = _with_rounds(_tiny(tmp_path, rounds={"max_abandoned": 0}), 1)
+
+    def fail(*args: Any) -> None:
+        raise DataError("row 3 of data.csv", code="row")
+
+    monkeypatch.setattr("wardround_client.worker.worker.train", fail)
+    with pytest.raises(DataError, match=r"row 3 of data\.csv"):
+        _run(spec, tmp_path, "out", workers=2)
+
+
 def test_the_exact_head_of_the_run_is_the_pooled_ridge_classifier(tmp_path: Path) -> None:
     spec = _tiny(
         tmp_path,
@@ -182,6 +207,10 @@ class Broken:
 
         def listening(message: Message, worker: Any, on_failure: Any) -> Message:
             reply = answer(message, worker, on_failure)
+            if isinstance(reply.content, HandedOver):
+                array = reply.content.array
+                self.replies.append(reply.content.receipt.to_bytes())
+                self.replies += [] if array is None else [bytes(as_bytes(array))]
             for record in reply.content.config_records.values():
                 self.replies += [
                     v if isinstance(v, bytes) else str(v).encode() for v in record.values()

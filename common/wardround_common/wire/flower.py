@@ -124,6 +124,13 @@ def packed_of(content: RecordDict, layout: Layout) -> Packed | None:
     return from_buffer(layout, array.data)
 
 
+def array_of(content: RecordDict) -> Packed | None:
+    """The array of a message of this process; None where it has none."""
+    record = content.get(_ARRAYS)
+    array = record.get(_PACKED) if isinstance(record, ArrayRecord) else None
+    return array.packed if isinstance(array, PackedArray) else None
+
+
 def handed_over(content: RecordDict) -> bool:
     """Whether the array in a message is one of this process's memory that never was bytes.
 

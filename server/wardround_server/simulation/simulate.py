@@ -2,8 +2,11 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,9 @@ from wardround_server.report.model import Report
 from wardround_server.rounds.carrier import FlowerCarrier
 from wardround_server.rounds.engine import RoundEngine, RunOutcome, beside_exact_head
 from wardround_server.rounds.steps import Observer
+from wardround_server.simulation.failures import Failures
 from wardround_server.simulation.local_grid import LocalGrid
+from wardround_server.simulation.worker_grid import WorkerGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class SimulationPlan:
         out: the run's folder.
         cache: folder for cached features; kept between runs.
         resume: go on with the run in ``out``.
+        workers: processes that sites compute in; the result is the same for any number.
         on_failure: told what went wrong at a site, in full.
     """
 
@@ -47,6 +53,7 @@ class SimulationPlan:
     cache: Path
     resume: bool
     on_failure: FailureHook
+    workers: int = 1
 
 
 def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
@@ -62,23 +69,19 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
         IntegrityError: the run's folder is damaged or belongs to another run.
     """
     spec = plan.spec
-    _fix_threads(spec)
-    failures: list[Exception] = []
-
-    def note_failure(site: str, error: Exception) -> None:
-        failures.append(error)
-        plan.on_failure(site, error)
-
+    _fix_threads(spec, 1 if plan.workers > 1 else None)
+    failures = Failures(plan.on_failure)
     sites = simulated_sites()(
-        spec, base=plan.base, raw=plan.raw, cache=plan.cache, on_failure=note_failure
+        spec, base=plan.base, raw=plan.raw, cache=plan.cache, on_failure=failures.note
     )
     folder = RunFolder(plan.out)
     try:
-        outcome = _run(spec, folder, sites, observer, resume=plan.resume)
+        with _grid(plan, sites, failures) as grid:
+            outcome = _run(spec, folder, grid, observer, resume=plan.resume)
     except RoundError as error:
         # Whoever simulates a federation operates every site: the cause is theirs to see.
-        if failures:
-            raise failures[0] from error
+        if failures.first is not None:
+            raise failures.first from error
         raise
     model_sha256 = folder.write_model(outcome, spec.digest())
     started = time.monotonic()
@@ -98,7 +101,7 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
 def _run(
     spec: FederationSpec,
     folder: RunFolder,
-    sites: SimulatedSites,
+    grid: LocalGrid,
     observer: Observer,
     *,
     resume: bool,
@@ -115,7 +118,6 @@ def _run(
         )
         outcomes.append(engine.run())
 
-    grid = LocalGrid(sites.app, spec.federation.sites)
     context = Context(1, 1, {}, RecordDict(), {})
     server_app(spec.federation.sites, drive)(grid, context)
     return outcomes[0]
@@ -136,7 +138,24 @@ def _standing_clock() -> float:
     return 0.0
 
 
-def _fix_threads(spec: FederationSpec) -> None:
+@contextmanager
+def _grid(plan: SimulationPlan, sites: SimulatedSites, failures: Failures) -> Iterator[LocalGrid]:
+    """How the engine reaches the sites."""
+    roster = plan.spec.federation.sites
+    if plan.workers == 1:
+        yield LocalGrid(sites.app, roster)
+        return
+    begin = partial(_fix_threads, plan.spec)
+    grid = WorkerGrid(sites.app, roster, num_workers=plan.workers, failures=failures, begin=begin)
+    try:
+        yield grid
+    finally:
+        grid.close()
+        _fix_threads(plan.spec)
+
+
+def _fix_threads(spec: FederationSpec, instead: int | None = None) -> None:
+    """As many threads as the file says; one before a fork: OpenMP's do not survive it."""
     threads = spec.simulation.threads if spec.simulation is not None else None
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(instead or threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
