@@ -1,7 +1,7 @@
 """The sites of a simulation: a worker for each, one model for all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -38,15 +38,16 @@ class InProcessSites:
 
     Attributes:
         workers: one a site of the roster, sharing one model.
+        device: where they compute.
     """
 
     federation: FederationSpec
     base: Path
     raw: Path | None
     cache: Path
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
+        self.device = torch.device(_simulation(self.federation).device)
         self.shared: SharedModel = shared_model(self.federation)
         self.data = self._shared_data(_simulation(self.federation))
         self.workers = {

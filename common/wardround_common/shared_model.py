@@ -108,6 +108,12 @@ class SharedModel:
             for name, tensor in self.tensors(state).items():
                 tensor.copy_(state[name])
 
+    def place(self, device: torch.device) -> None:
+        """Move the model to where it computes; its start stays in main memory."""
+        if next(self.model.parameters()).device.type != device.type:
+            self.model.to(device)
+            self.__dict__.pop("_tensors", None)
+
     def reset(self, but: Container[str] = ()) -> None:
         """Back to the state before the first round, except for the tensors named."""
         self.load({name: value for name, value in self.initial.items() if name not in but})

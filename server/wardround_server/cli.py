@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -25,6 +26,20 @@ from wardround_common.spec.load import load_federation
     show_default=True,
     help="Processes that sites compute in; the model is the same for any number.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This machine, or Flower's runtime on Ray (the cluster at RAY_ADDRESS, if set).",
+)
+@click.option(
+    "--gpus",
+    type=click.FloatRange(min=0.0),
+    default=0.0,
+    show_default=True,
+    help="Share of a GPU that each process takes on Ray.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def simulate(  # noqa: PLR0917  click passes by name
@@ -34,6 +49,8 @@ def simulate(  # noqa: PLR0917  click passes by name
     resume: bool,
     seed: int | None,
     workers: int,
+    engine: Literal["local", "ray"],
+    gpus: float,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +72,8 @@ def simulate(  # noqa: PLR0917  click passes by name
         resume=resume,
         on_failure=lambda site, error: errors.print(f"{site}: {error}", markup=False),
         workers=workers,
+        engine=engine,
+        gpus=gpus,
     )
     if as_json:
         result = simulate_federation(plan, JsonObserver(sys.stdout))

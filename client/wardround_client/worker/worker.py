@@ -74,6 +74,7 @@ class SiteWorker:
         self._load = examples
         self._cache = cache
         self._device = device
+        shared.place(device)
         self._examples: SiteExamples | None = None
         self._datasets: SiteDatasets | None = None
         self._seconds: dict[Phase, float] = {}

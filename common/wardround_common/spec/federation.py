@@ -415,6 +415,11 @@ class Simulation(Table):
         le=256,
         description="Processor threads; absent: all. Part of the result.",
     )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description='Where sites compute. "cuda" in one process, or on Ray, which deals GPUs out '
+        "(--engine ray --gpus 1).",
+    )
     checkpoint_s: NonNegative = Field(
         default=10.0,
         description="Seconds between two moments at which the run becomes durable; a crash costs "

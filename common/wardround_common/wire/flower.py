@@ -43,6 +43,10 @@ class PackedArray(Array):
         """The bytes, made when Flower asks for them."""
         return bytes(as_bytes(self.packed))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Between processes, as a plain array: only what never left the process is handed over."""
+        return Array, (self.dtype, self.shape, self.stype, self.data)
+
     def deflate(self) -> bytes:
         """As a plain array: Flower writes the class's name, and a receiver knows only its own."""
         return Array(self.dtype, self.shape, self.stype, self.data).deflate()

@@ -1,6 +1,5 @@
 """A whole federation on one machine: the same engine, the same site workers, no network."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
-from wardround_common.errors import RoundError
+from wardround_common.errors import ConfigError, RoundError
 from wardround_common.shared_model import SharedModel, shared_model
 from wardround_common.sites import FailureHook, PooledScores, SimulatedSites, simulated_sites
 from wardround_common.spec.federation import FederationSpec
@@ -28,6 +27,9 @@ from wardround_server.rounds.engine import RoundEngine, RunOutcome, beside_exact
 from wardround_server.rounds.steps import Observer
 from wardround_server.simulation.failures import Failures
 from wardround_server.simulation.local_grid import LocalGrid
+from wardround_server.simulation.ray_engine import run_on_ray
+from wardround_server.simulation.ray_sites import RaySites
+from wardround_server.simulation.threads import fix_threads
 from wardround_server.simulation.worker_grid import WorkerGrid
 
 
@@ -43,6 +45,8 @@ class SimulationPlan:
         cache: folder for cached features; kept between runs.
         resume: go on with the run in ``out``.
         workers: processes that sites compute in; the result is the same for any number.
+        engine: where they run: on this machine, or on Ray, which may span several.
+        gpus: share of a GPU that each process takes on Ray.
         on_failure: told what went wrong at a site, in full.
     """
 
@@ -54,6 +58,8 @@ class SimulationPlan:
     resume: bool
     on_failure: FailureHook
     workers: int = 1
+    engine: Literal["local", "ray"] = "local"
+    gpus: float = 0.0
 
 
 def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
@@ -69,15 +75,14 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
         IntegrityError: the run's folder is damaged or belongs to another run.
     """
     spec = plan.spec
-    _fix_threads(spec, 1 if plan.workers > 1 else None)
+    fix_threads(spec, 1 if plan.workers > 1 else None)
     failures = Failures(plan.on_failure)
     sites = simulated_sites()(
         spec, base=plan.base, raw=plan.raw, cache=plan.cache, on_failure=failures.note
     )
     folder = RunFolder(plan.out)
     try:
-        with _grid(plan, sites, failures) as grid:
-            outcome = _run(spec, folder, grid, observer, resume=plan.resume)
+        outcome = _run(plan, folder, sites, failures, observer)
     except RoundError as error:
         # Whoever simulates a federation operates every site: the cause is theirs to see.
         if failures.first is not None:
@@ -99,16 +104,16 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
 
 
 def _run(
-    spec: FederationSpec,
+    plan: SimulationPlan,
     folder: RunFolder,
-    grid: LocalGrid,
+    sites: SimulatedSites,
+    failures: Failures,
     observer: Observer,
-    *,
-    resume: bool,
 ) -> RunOutcome:
+    spec = plan.spec
     model: SharedModel = shared_model(spec)
     checkpoint_s = spec.simulation.checkpoint_s if spec.simulation else 0.0
-    journal = folder.open_journal(resume=resume, settle_every_s=checkpoint_s)
+    journal = folder.open_journal(resume=plan.resume, settle_every_s=checkpoint_s)
     outcomes: list[RunOutcome] = []
 
     def drive(grid: Grid, node_of: dict[SiteId, int]) -> None:
@@ -118,8 +123,12 @@ def _run(
         )
         outcomes.append(engine.run())
 
-    context = Context(1, 1, {}, RecordDict(), {})
-    server_app(spec.federation.sites, drive)(grid, context)
+    if plan.engine == "ray":
+        played = RaySites(spec, plan.base, plan.raw, plan.cache)
+        run_on_ray(played, drive, actors=plan.workers, gpus=plan.gpus)
+        return outcomes[0]
+    with _grid(plan, sites, failures) as grid:
+        server_app(spec.federation.sites, drive)(grid, Context(1, 1, {}, RecordDict(), {}))
     return outcomes[0]
 
 
@@ -142,20 +151,18 @@ def _standing_clock() -> float:
 def _grid(plan: SimulationPlan, sites: SimulatedSites, failures: Failures) -> Iterator[LocalGrid]:
     """How the engine reaches the sites."""
     roster = plan.spec.federation.sites
+    if plan.workers > 1 and plan.spec.simulation and plan.spec.simulation.device != "cpu":
+        raise ConfigError(
+            "--workers forks processes, which a GPU does not survive; use --engine ray, or one",
+            code="workers_device",
+        )
     if plan.workers == 1:
         yield LocalGrid(sites.app, roster)
         return
-    begin = partial(_fix_threads, plan.spec)
+    begin = partial(fix_threads, plan.spec)
     grid = WorkerGrid(sites.app, roster, num_workers=plan.workers, failures=failures, begin=begin)
     try:
         yield grid
     finally:
         grid.close()
-        _fix_threads(plan.spec)
-
-
-def _fix_threads(spec: FederationSpec, instead: int | None = None) -> None:
-    """As many threads as the file says; one before a fork: OpenMP's do not survive it."""
-    threads = spec.simulation.threads if spec.simulation is not None else None
-    torch.set_num_threads(instead or threads or os.cpu_count() or 1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+        fix_threads(plan.spec)

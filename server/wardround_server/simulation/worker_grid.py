@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from flwr.app import Message, RecordDict
 
@@ -129,7 +130,8 @@ class WorkerGrid(LocalGrid):
     def _fork(self) -> None:
         context = multiprocessing.get_context("fork")
         for _ in range(self._num_workers):
-            ours, theirs = context.Pipe()
+            pipe: Any = context.Pipe()  # type checkers name its ends differently
+            ours, theirs = pipe
             not_theirs = [ours, *(worker.end.connection for worker in self._workers)]
             process = context.Process(
                 target=self._work, args=(theirs, not_theirs), name="wardround worker", daemon=True
