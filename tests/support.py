@@ -17,8 +17,11 @@ import torch
 from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import WireError
 from wardround_common.exact_head import HeadSums
+from wardround_common.spec.exchange import Fp32Update, UpdateCoding
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId, TensorSpec, sha256_hex
+from wardround_common.wire.codecs.base import Codec
+from wardround_common.wire.codecs.registry import codec_for
 from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
 from wardround_common.wire.step import MAX_MANIFEST_BYTES, Receipt, StepManifest, parse
 from wardround_server.rounds.carrier import Answer, Question
@@ -133,12 +136,14 @@ class FakeSite:
 
     Attributes:
         metrics: round -> validation metric; 0.5 where absent.
+        coding: how its updates are coded.
     """
 
     name: str
     subjects: int = 10
     metrics: Mapping[int, float] = field(default_factory=dict)
     asked: list[StepManifest] = field(default_factory=list)
+    coding: UpdateCoding = field(default_factory=lambda: Fp32Update(coding="fp32"))
 
     def reply(self, manifest: StepManifest) -> Arrival:
         """The honest arrival."""
@@ -176,7 +181,9 @@ class FakeSite:
             features = rng.normal(size=(20, width - 1)).astype(np.float32)
             sums.add(features, rng.integers(0, outputs, 20), np.arange(20) % folds)
             return sums.packed()
-        return rng.normal(size=layout.num_values).astype(layout.dtype)
+        values = rng.normal(size=layout.num_values).astype(layout.dtype)
+        codec = codec_for(self.coding, layout)
+        return values if codec is None else codec.encode(values)
 
     def body(self, manifest: StepManifest) -> dict[str, Any]:
         """The numbers that the kind of step wants."""
@@ -296,6 +303,10 @@ class StubModel:
         """What round ``round_`` exchanges."""
         return self.layouts[round_ > 1]
 
+    def codec(self, round_: int) -> Codec | None:
+        """How its updates are coded."""
+        return codec_for(self.federation.exchange.update, self.layout(round_))
+
 
 def run_engine(
     spec: FederationSpec,
@@ -320,7 +331,9 @@ def run_engine(
 
 def fake_sites(spec: FederationSpec) -> list[FakeSite]:
     """The roster; site number i has 10 + i subjects."""
-    return [FakeSite(name, 10 + place) for place, name in enumerate(spec.federation.sites)]
+    coding = spec.exchange.update
+    names = enumerate(spec.federation.sites)
+    return [FakeSite(name, 10 + place, coding=coding) for place, name in names]
 
 
 def never(honest: Arrival, past: list[Arrival]) -> list[Arrival]:

@@ -77,6 +77,7 @@ class SimulatedSites:
     def __init__(self, sites: InProcessSites, on_failure: FailureHook) -> None:
         self.app = client_app(sites.workers, on_failure)
         self.pooled = sites.pooled
+        self.make_durable = sites.remainders.make_durable
 
 
 def simulated_sites(
@@ -85,8 +86,9 @@ def simulated_sites(
     base: Path,
     raw: Path | None,
     cache: Path,
+    memory: Path,
     on_failure: FailureHook,
 ) -> SimulatedSites:
     """Entry point of the simulator; see ``wardround_common.sites.SitesFactory``."""
-    sites = InProcessSites(federation, base=base, raw=raw, cache=cache)
+    sites = InProcessSites(federation, base=base, raw=raw, cache=cache, memory=memory)
     return SimulatedSites(sites, on_failure)

@@ -15,6 +15,7 @@ from wardround_client.data.split import SiteExamples
 from wardround_client.training.batches import EncodedSet
 from wardround_client.worker.comparison import ModelComparison
 from wardround_client.worker.datasets import Part, SiteDatasets
+from wardround_client.worker.error_feedback import Remainders
 from wardround_client.worker.worker import SiteWorker
 from wardround_common.errors import ConfigError
 from wardround_common.evaluation.compare import difference_of, evaluate_model
@@ -45,11 +46,14 @@ class InProcessSites:
     base: Path
     raw: Path | None
     cache: Path
+    memory: Path
 
     def __post_init__(self) -> None:
         self.device = torch.device(_simulation(self.federation).device)
         self.shared: SharedModel = shared_model(self.federation)
         self.data = self._shared_data(_simulation(self.federation))
+        self.remainders = Remainders(self.memory)
+        remembers = self.federation.exchange.error_feedback
         self.workers = {
             SiteId(site): SiteWorker(
                 SiteId(site),
@@ -57,6 +61,7 @@ class InProcessSites:
                 partial(load_site, self.federation, self._spec(site), self.base),
                 self.cache,
                 self.device,
+                feedback=self.remainders.of(site) if remembers else None,
             )
             for site in self.federation.federation.sites
         }

@@ -19,6 +19,8 @@ from wardround_common.tasks.base import Task
 from wardround_common.tasks.registry import task_for
 from wardround_common.tuning.registry import tuning_for
 from wardround_common.types import Digest
+from wardround_common.wire.codecs.base import Codec
+from wardround_common.wire.codecs.registry import codec_for
 from wardround_common.wire.layout import Layout, Packed, empty, layout_of, unpack
 
 _BACKBONE, _HEAD = "backbone.", "head."
@@ -54,6 +56,7 @@ class SharedModel:
         self._shares_batchnorm = federation.exchange.batchnorm == "shared"
         self._names: tuple[int, tuple[str, ...]] = (-1, ())
         self._layout: tuple[int, Layout] = (-1, Layout(()))
+        self._codec: tuple[Layout, Codec | None] | None = None
         self._change: tuple[Layout, Packed, tuple[torch.Tensor, ...]] | None = None
         self._trainable: tuple[tuple[str, ...], list[nn.Parameter]] = ((), [])
         last = self.names(max(federation.rounds.count, 1))
@@ -84,6 +87,13 @@ class SharedModel:
         if self._layout[0] != round_:
             self._layout = (round_, layout_of(self.tensors(self.names(round_))))
         return self._layout[1]
+
+    def codec(self, round_: int) -> Codec | None:
+        """How updates of a round are coded; None for plain float32."""
+        layout = self.layout(round_)
+        if self._codec is None or self._codec[0] != layout:
+            self._codec = (layout, codec_for(self.federation.exchange.update, layout))
+        return self._codec[1]
 
     def head_only(self, round_: int) -> bool:
         """Whether a round leaves the backbone as it is, so that features can be cached."""

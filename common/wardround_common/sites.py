@@ -48,6 +48,10 @@ class SimulatedSites(Protocol):
         """The ClientApp that answers for every site."""
         ...
 
+    def make_durable(self) -> None:
+        """Make what sites remember durable; called before the journal of the run becomes so."""
+        ...
+
     def pooled(
         self,
         state: npt.NDArray[np.float32],
@@ -77,6 +81,7 @@ class SitesFactory(Protocol):
         base: Path,
         raw: Path | None,
         cache: Path,
+        memory: Path,
         on_failure: FailureHook,
     ) -> SimulatedSites:
         """Make them.
@@ -86,6 +91,7 @@ class SitesFactory(Protocol):
             base: folder of the federation file.
             raw: folder with local copies of public data; None for the default.
             cache: folder for cached features.
+            memory: folder for what sites remember from round to round; of this run alone.
             on_failure: told what went wrong at a site; in a simulation the operator of all sites
                 may know, whereas the reply carries a code only.
 

@@ -15,8 +15,8 @@ Digest = NewType("Digest", str)
 SITE_NAME: Final = r"^[a-z][a-z0-9-]{0,39}$"
 HEX_DIGEST: Final = r"^[0-9a-f]{64}$"
 
-DTypeName = Literal["float32", "float64"]
-ITEM_BYTES: Final[dict[str, int]] = {"float32": 4, "float64": 8}
+DTypeName = Literal["float32", "float64", "uint8"]
+ITEM_BYTES: Final[dict[str, int]] = {"float32": 4, "float64": 8, "uint8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class TensorSpec:
 
     Attributes:
         name: the parameter's dotted name in the model; printable ASCII, at most 200 characters.
-        dtype: ``float32`` (parameters) or ``float64`` (sums). Nothing else is ever exchanged:
-            integer buffers have no mean.
+        dtype: ``float32`` (parameters), ``float64`` (sums), or ``uint8`` (a coded update). No
+            manifest asks for anything but floats: integer buffers have no mean.
         shape: sizes, each at least 0; ``()`` is a scalar.
     """
 

@@ -6,7 +6,8 @@ The rules, in the order in which they are applied; the first that fails names th
 2. It answers *this* manifest (digest), as *this* site, which is in the cohort, for the first time.
 3. Its tensor list is the manifest's: same names, order, dtypes, shapes.
 4. The byte count is the promised one. Until here nothing was allocated for the array.
-5. The array's digest is the receipt's; an array handed over within one process may have none.
+5. The array's digest is the receipt's; an array handed over within one process may have none. A coded
+   update is decoded then, into memory that all updates share.
 6. The weight is a whole number from 1 to the manifest's cap, and the one the site gave at the start.
 7. Every value is finite and within the manifest's bound, the L2 norm within its limit, and sums
    are such as data can have: one site's impossible sums must not spoil those of all.
@@ -27,8 +28,9 @@ from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import RefusedError, WireError
 from wardround_common.exact_head import can_be_sums
 from wardround_common.moments import can_be_moments
-from wardround_common.types import Digest, SiteId, sha256_hex
+from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.bodies import BODIES
+from wardround_common.wire.codecs.base import Decoder
 from wardround_common.wire.layout import Packed, as_bytes, flat_tensor
 from wardround_common.wire.step import (
     MAX_RECEIPT_BYTES,
@@ -50,8 +52,8 @@ class Admitted:
         receipt: the site's receipt.
         received: the same as it came.
         body: its typed body.
-        update: the array; None where the step wants none.
-        update_sha256: its digest; None likewise.
+        update: the array, decoded; None where the step wants none.
+        coded: the array as it came; None likewise.
     """
 
     site: SiteId
@@ -59,7 +61,7 @@ class Admitted:
     received: bytes | Receipt
     body: WireModel
     update: Packed | None
-    update_sha256: Digest | None
+    coded: Packed | None
 
 
 def admit(
@@ -70,6 +72,7 @@ def admit(
     *,
     subjects_of: Mapping[SiteId, int],
     handed_over: bool = False,
+    decoder: Decoder | None = None,
 ) -> Admitted:
     """Check one contribution.
 
@@ -82,20 +85,24 @@ def admit(
         subjects_of: training subjects that each site declared when the run began; a site that is
             not in it yet may declare.
         handed_over: the carrier knows that the array never left this process.
+        decoder: of coded updates; None where they are not coded.
 
     Raises:
         RefusedError: the first rule that failed, as a code.
     """
     receipt = received if isinstance(received, Receipt) else _parsed(received)
     _check_identity(manifest, site, receipt)
-    _check_layout(manifest, receipt, update)
+    _check_layout(manifest, receipt, update, decoder)
     _check_weight(manifest, site, receipt, subjects_of)
-    digest = _check_values(manifest, receipt, update, handed_over=handed_over)
+    _check_digest(receipt, update, handed_over=handed_over)
+    values = update if update is None or decoder is None else _decoded(update, decoder)
+    if values is not None:
+        _check_values(manifest, values)
     try:
         body = BODIES[manifest.kind].model_validate_json(canonical_bytes(receipt.body), strict=True)
     except (ValidationError, ValueError) as error:
         raise RefusedError("the body is not of the step's form", code="body_form") from error
-    return Admitted(site, receipt, received, body, update, digest)
+    return Admitted(site, receipt, received, body, values, update)
 
 
 def _parsed(received: bytes) -> Receipt:
@@ -120,10 +127,12 @@ def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> N
             raise RefusedError("the receipt does not answer this manifest", code=code)
 
 
-def _check_layout(manifest: StepManifest, receipt: Receipt, update: Packed | None) -> None:
+def _check_layout(
+    manifest: StepManifest, receipt: Receipt, update: Packed | None, decoder: Decoder | None
+) -> None:
     if receipt.tensors != manifest.reply:
         raise RefusedError("names, shapes, dtypes or order differ", code="layout_mismatch")
-    wanted = manifest.reply_layout
+    wanted = manifest.reply_layout if decoder is None else decoder.coded
     if (update is None) != (wanted.num_values == 0):
         raise RefusedError("an array is missing or not wanted", code="update_bytes")
     if update is not None and (
@@ -143,20 +152,26 @@ def _check_weight(
         raise RefusedError("the weight is not the one declared", code="weight_changed")
 
 
-def _check_values(
-    manifest: StepManifest, receipt: Receipt, update: Packed | None, *, handed_over: bool
-) -> Digest | None:
+def _check_digest(receipt: Receipt, update: Packed | None, *, handed_over: bool) -> None:
     digest = None
     if update is not None and not (handed_over and receipt.update_sha256 is None):
         digest = sha256_hex(as_bytes(update))
     if digest != receipt.update_sha256:
         raise RefusedError("the array is not the one the receipt names", code="update_digest")
-    if update is None:
-        return None
+
+
+def _decoded(update: Packed, decoder: Decoder) -> Packed:
+    try:
+        return decoder.decode(update)
+    except WireError as error:
+        raise RefusedError("no update is coded like this", code=error.code) from error
+
+
+def _check_values(manifest: StepManifest, update: Packed) -> None:
     if manifest.kind == "train" and quick_norm(update) <= 0.999 * min(
         manifest.bound, manifest.update_norm
     ):
-        return digest  # no value is larger than the norm, and none is NaN
+        return  # no value is larger than the norm, and none is NaN
     largest, norm = magnitudes(update)
     if not np.isfinite(norm) or not np.isfinite(largest):
         raise RefusedError("a value is not finite", code="not_finite")
@@ -166,7 +181,6 @@ def _check_values(
         raise RefusedError("the update is too long", code="update_norm")
     if not _can_be_sums(manifest, update):
         raise RefusedError("no data has such sums", code="impossible_sums")
-    return digest
 
 
 def _can_be_sums(manifest: StepManifest, update: Packed) -> bool:

@@ -1,5 +1,7 @@
 """The folder of one run: journal, model, report."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +32,19 @@ class RunFolder:
 
     path: Path
 
-    def open_journal(self, *, resume: bool, settle_every_s: float = 0.0) -> Journal:
+    def open_journal(
+        self,
+        *,
+        resume: bool,
+        settle_every_s: float = 0.0,
+        before_flush: Callable[[], None] = lambda: None,
+    ) -> Journal:
         """The run's journal.
 
         Args:
             resume: go on with the run that is there; without one, a new run begins.
             settle_every_s: see :class:`Journal`.
+            before_flush: likewise.
 
         Raises:
             ConfigError: there is a run already and ``resume`` is off, or the folder cannot be made.
@@ -55,7 +64,16 @@ class RunFolder:
                 f"{self.path} cannot be made ({error.strerror}); name another folder by --out",
                 code="out_folder",
             ) from error
-        return Journal(journal, settle_every_s)
+        return Journal(journal, settle_every_s, before_flush=before_flush)
+
+    @property
+    def memory(self) -> Path:
+        """What simulated sites remember from round to round."""
+        return self.path / "sites"
+
+    def forget(self) -> None:
+        """Delete what sites remember: the run has ended."""
+        shutil.rmtree(self.memory, ignore_errors=True)
 
     def write_model(self, outcome: RunOutcome, spec_sha256: Digest) -> Digest:
         """Write the trained set and the exact head as safetensors.

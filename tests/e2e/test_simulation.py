@@ -132,6 +132,20 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, workers: int
     assert many.sites == one.sites
 
 
+def test_error_feedback_is_the_same_for_any_number_of_workers_and_makes_a_difference(
+    tmp_path: Path,
+) -> None:
+    def digest(out: str, workers: int, **update: Any) -> str:
+        coding = {"coding": "top-k", "fraction": 0.2, **update}
+        spec = _with_rounds(_tiny(tmp_path / "d", exchange={"update": coding}), 4)
+        report, folder = _run(spec, tmp_path / "d", out, workers=workers)
+        assert not (folder / "sites").exists(), "what sites remember goes with the run"
+        return report.model_sha256
+
+    assert digest("one", 1) == digest("two", 2)
+    assert digest("one-without", 1, error_feedback=False) != digest("one-again", 1)
+
+
 def test_a_failure_in_a_worker_says_why_to_who_simulates_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from tests.support import FakeCarrier, fake_sites, federation, run_engine, simulated, write_dataset
+from wardround_client.worker.error_feedback import ErrorFeedback
 from wardround_common import durable
 from wardround_common import shared_model as shared_model_module
 from wardround_common.errors import IntegrityError
@@ -44,14 +45,18 @@ COUNTED = ("fsync", "replace", "unlink", "mkdir")
 Run = Callable[[Path, bool], str]
 
 
-def simulate(folder: Path, resume: bool, checkpoint_s: float = 0.0) -> str:
-    """A real simulation of two sites over three rounds; updates are not stored."""
+def simulate(
+    folder: Path, resume: bool, checkpoint_s: float = 0.0, coding: str = "fp32", rounds: int = 3
+) -> str:
+    """A real simulation of two sites; updates are not stored."""
     spec = simulated(
         ("a", "b"),
         data={"standardise": "federated", "validation_fraction": 0.2},
         exact_head={"enabled": True, "folds": 2},
         head={"warm_start": True},
         evaluation={"compare": False},
+        rounds={"count": rounds},
+        exchange={"update": {"coding": coding}},
         simulation={"checkpoint_s": checkpoint_s},
     )
     plan = SimulationPlan(
@@ -69,19 +74,26 @@ def simulate(folder: Path, resume: bool, checkpoint_s: float = 0.0) -> str:
     return digest
 
 
-def waiting(folder: Path, resume: bool) -> str:
+def waiting(
+    folder: Path, resume: bool, coding: str = "fp32", rounds: int = 3, every: int = 7
+) -> str:
     """The same, durable only now and then: at every seventh moment at which it might be."""
     moments = itertools.count(1)
 
     def settle(self: Journal) -> None:
-        if next(moments) % 7 == 0:
+        if next(moments) % every == 0:
             self.flush()
 
     settle_by_time, Journal.settle = Journal.settle, settle  # type: ignore[method-assign]
     try:
-        return simulate(folder, resume, checkpoint_s=1e6)
+        return simulate(folder, resume, checkpoint_s=1e6, coding=coding, rounds=rounds)
     finally:
         Journal.settle = settle_by_time  # type: ignore[method-assign]
+
+
+def coded(folder: Path, resume: bool) -> str:
+    """Coded updates with error feedback, durable now and then: what was lost must be found again."""
+    return waiting(folder, resume, coding="top-k", rounds=8, every=11)
 
 
 def engine(folder: Path, resume: bool) -> str:
@@ -98,7 +110,12 @@ def engine(folder: Path, resume: bool) -> str:
     return outcome.state.digest()
 
 
-RUNS: dict[str, Run] = {"simulate": simulate, "waiting": waiting, "engine": engine}
+RUNS: dict[str, Run] = {
+    "simulate": simulate,
+    "waiting": waiting,
+    "coded": coded,
+    "engine": engine,
+}
 
 
 # -- rules broken on purpose -------------------------------------------------------------------
@@ -152,6 +169,19 @@ def _break_together() -> None:
     Journal.flush = flush  # type: ignore[method-assign]
 
 
+def _break_remainders() -> None:
+    """What coding lost is deleted when a later round has been coded, not when the run is durable."""
+    keep = ErrorFeedback.keep
+
+    def keep_one(self: ErrorFeedback, round_: int, remainder: Any) -> None:
+        keep(self, round_, remainder)
+        for path in self._folder.glob("*.f32"):
+            if path.stem != str(round_):
+                path.unlink()
+
+    ErrorFeedback.keep = keep_one  # type: ignore[method-assign]
+
+
 def _break_cut() -> None:
     """A torn last line is ignored, not cut off."""
     Journal._cut = lambda self, size: None  # type: ignore[method-assign]
@@ -167,6 +197,7 @@ BROKEN: dict[str, Callable[[], None]] = {
     "tidy_all": _break_tidy,
     "no_cut": _break_cut,
     "not_together": _break_together,
+    "remainders": _break_remainders,
 }
 
 

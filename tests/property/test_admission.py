@@ -61,7 +61,7 @@ def _judged(arrival: Arrival) -> Admitted | str:
 
 def _unchanged(admitted: Admitted) -> None:
     """Everything that identifies and weighs the answer is as the honest site said."""
-    said, honest = json.loads(admitted.receipt_bytes), json.loads(RECEIPT)
+    said, honest = json.loads(admitted.received), json.loads(RECEIPT)
     assert {k: v for k, v in said.items() if k not in FREE} == {
         k: v for k, v in honest.items() if k not in FREE
     }

@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,11 @@ from tests.support import (
 )
 from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import RefusedError
-from wardround_common.types import SiteId
+from wardround_common.spec.exchange import Int8Update
+from wardround_common.types import SiteId, sha256_hex
+from wardround_common.wire.codecs.base import Decoder
+from wardround_common.wire.codecs.int8 import Int8Codec
+from wardround_common.wire.layout import as_bytes
 from wardround_common.wire.step import StepManifest, layout_to_wire
 from wardround_server.admission import Admitted, admit, magnitudes
 
@@ -212,3 +217,44 @@ def test_an_array_without_a_digest_is_admitted_only_if_it_never_left_the_process
         with pytest.raises(RefusedError) as caught:
             judged()
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("bend", "code"),
+    [
+        (lambda coded: coded, None),
+        (lambda coded: coded[:-1], "update_bytes"),
+        (lambda coded: np.append(coded, coded[:1]), "update_bytes"),
+        (lambda coded: coded.view(np.float32), "update_bytes"),
+        (lambda coded: _scaled(coded, np.nan), "not_finite"),
+        (lambda coded: _scaled(coded, np.inf), "not_finite"),
+        (lambda coded: _scaled(coded, 1e30), "value_bound"),
+        (lambda coded: _scaled(coded, NORM / 200), "update_norm"),
+    ],
+)
+def test_a_coded_update_is_judged_by_what_it_is_decoded_as(bend: Any, code: str | None) -> None:
+    manifest = _manifest()
+    codec = Int8Codec(manifest.reply_layout, Int8Update(coding="int8", block=16))
+    values = np.array([1, -1, 1, -1, 1, -1, 1, -1], dtype=np.float32)
+    coded = bend(codec.encode(values))
+    honest, _ = _arrivals()
+    receipt = json.loads(honest.receipt or b"")
+    data = canonical_bytes({**receipt, "update_sha256": sha256_hex(as_bytes(coded))})
+    decoder = Decoder(codec, manifest.reply_layout)
+    judged = partial(
+        admit, manifest, SiteId("b"), data, coded, subjects_of=SUBJECTS, decoder=decoder
+    )
+    if code is None:
+        admitted = judged()
+        assert admitted.update.tolist() == values.tolist()
+        assert admitted.coded is coded
+        return
+    with pytest.raises(RefusedError) as caught:
+        judged()
+    assert caught.value.code == code
+
+
+def _scaled(coded: Any, scale: float) -> Any:
+    bent = coded.copy()
+    bent[:4].view(np.float32)[0] = scale
+    return bent

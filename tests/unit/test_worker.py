@@ -44,7 +44,9 @@ class World:
         }
         self.spec: FederationSpec = simulated(("a", "b", "c"), **tables)
         self.failures: list[tuple[str, Exception]] = []
-        sites = InProcessSites(self.spec, base=base, raw=None, cache=base / "cache")
+        sites = InProcessSites(
+            self.spec, base=base, raw=None, cache=base / "cache", memory=base / "sites"
+        )
         self.workers: dict[SiteId, SiteWorker] = dict(sites.workers)
         self.app = client_app(self.workers, lambda site, error: self.failures.append((site, error)))
         self.shared: SharedModel = shared_model(self.spec)

@@ -4,9 +4,10 @@ The rules:
 
 1. A step is answered only for the federation file and the backbone that this site holds, and only
    if the layouts are the ones it derives itself: a manifest can ask for nothing else.
-2. What leaves is an array of exactly the derived layout and a receipt of exactly the step's form.
-3. The answer depends on the manifest, the array and the site's data alone, not on what was asked
-   before: asked again, it gives the same bytes.
+2. What leaves is an array of exactly the derived layout, coded as the federation file says, and a
+   receipt of exactly the step's form.
+3. The answer depends on the manifest, the array, the site's data and, with error feedback, on what
+   earlier rounds lost, not on what else was asked: asked again, it gives the same bytes.
 """
 
 import time
@@ -22,6 +23,7 @@ from wardround_client.training.local import Course, predict, train
 from wardround_client.training.seeds import derive_seed
 from wardround_client.worker.comparison import ModelComparison
 from wardround_client.worker.datasets import SiteDatasets
+from wardround_client.worker.error_feedback import ErrorFeedback
 from wardround_common import __version__
 from wardround_common.errors import WireError
 from wardround_common.exact_head import HeadSums, sums_layout
@@ -59,6 +61,7 @@ class SiteWorker:
         examples: reads the site's data, when the first step comes.
         cache: folder for cached features.
         device: where to compute.
+        feedback: what coding lost of the site's updates; None where nothing is to be remembered.
     """
 
     def __init__(
@@ -68,12 +71,15 @@ class SiteWorker:
         examples: Callable[[], SiteExamples],
         cache: Path,
         device: torch.device,
+        *,
+        feedback: ErrorFeedback | None = None,
     ) -> None:
         self.name = name
         self._shared = shared
         self._load = examples
         self._cache = cache
         self._device = device
+        self._feedback = feedback
         shared.place(device)
         self._examples: SiteExamples | None = None
         self._datasets: SiteDatasets | None = None
@@ -230,7 +236,25 @@ class SiteWorker:
             self._start_from(received)
             trained = train(self._shared, data, course, self._device)
             update = self._shared.change_since(layout, received)
-        return TrainBody(loss=trained.loss, num_steps=trained.num_steps), update
+        with self._timed("code"):
+            sent = self._coded(round_, update)
+        return TrainBody(loss=trained.loss, num_steps=trained.num_steps), sent
+
+    def _coded(self, round_: int, update: Packed) -> Packed:
+        """The update as it is sent: itself, or coded with what was lost before."""
+        codec = self._shared.codec(round_)
+        if codec is None:
+            return update
+        if self._feedback is None:
+            return codec.encode(update)
+        remainder = self._feedback.before(round_, update.size)
+        if remainder is not None:
+            update += remainder
+        coded = codec.encode(update)
+        decoded = np.empty_like(update) if remainder is None else remainder
+        codec.decode(coded, decoded)
+        self._feedback.keep(round_, np.subtract(update, decoded, out=decoded))
+        return coded
 
     def _evaluate(self, manifest: StepManifest, state: Packed | None) -> Work:
         assert state is not None

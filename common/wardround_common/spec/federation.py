@@ -21,6 +21,7 @@ from wardround_common.spec.base import (
     Table,
 )
 from wardround_common.spec.data import ColumnPartition, DataSpec, Partition, TabularData
+from wardround_common.spec.exchange import Exchange
 from wardround_common.types import HEX_DIGEST, Digest, sha256_hex
 
 
@@ -345,16 +346,6 @@ class Limits(Table):
     )
 
 
-class Exchange(Table):
-    """What crosses the wire beside the trainable parameters."""
-
-    batchnorm: Literal["frozen", "shared"] = Field(
-        default="frozen",
-        description='"frozen" keeps BatchNorm in evaluation mode with the pretrained statistics; '
-        '"shared" lets them move and averages running mean and variance. Counters never travel.',
-    )
-
-
 class ExactHead(Table):
     """The one-round exact head: ridge regression from summed Gram matrices."""
 
@@ -472,6 +463,12 @@ class FederationSpec(Table):
                 f'aggregation.rule = "{rule}" remembers moments of each trained value, and with '
                 'tuning.method = "gradual" their set changes; use fedavg or fedprox, or another '
                 "tuning method"
+            )
+        if self.exchange.error_feedback and self.tuning.method == "gradual":
+            raise ValueError(
+                "exchange.update.error_feedback carries what an update lost to the next one of the "
+                'same tensors, and with tuning.method = "gradual" their set changes; set it to '
+                "false, or use another tuning method"
             )
 
     def _check_modality(self) -> None:

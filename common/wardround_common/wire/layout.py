@@ -17,7 +17,7 @@ import torch
 from wardround_common.errors import WireError
 from wardround_common.types import ITEM_BYTES, DTypeName, TensorSpec
 
-Packed = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Packed = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.uint8]
 Buffer = bytes | bytearray | memoryview
 
 MAX_TENSORS = 20_000

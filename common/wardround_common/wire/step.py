@@ -24,7 +24,7 @@ StepKind = Literal["describe", "moments", "gram", "train", "evaluate", "compare"
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
 SiteName = Annotated[str, Field(pattern=SITE_NAME)]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Phase = Literal["data", "features", "train", "evaluate"]
+Phase = Literal["data", "features", "train", "code", "evaluate"]
 Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
 WireTensor = tuple[str, Literal["float32", "float64"], tuple[int, ...]]
 
@@ -162,7 +162,8 @@ def parse_manifest(data: bytes) -> StepManifest:
 @lru_cache(maxsize=16)
 def layout_to_wire(layout: Layout) -> tuple[WireTensor, ...]:
     """A layout as manifests and receipts carry it."""
-    return tuple((t.name, t.dtype, t.shape) for t in layout.tensors)
+    assert layout.dtype != "uint8", "a manifest describes values, not their coding"
+    return tuple((t.name, layout.dtype, t.shape) for t in layout.tensors)
 
 
 def layout_from_wire(tensors: tuple[WireTensor, ...]) -> Layout:

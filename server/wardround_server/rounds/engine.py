@@ -19,6 +19,7 @@ from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import Digest, SiteId, TensorSpec
 from wardround_common.wire.bodies import EvaluateBody, TrainBody
+from wardround_common.wire.codecs.base import Decoder
 from wardround_common.wire.layout import Layout, as_bytes, pack, unpack
 from wardround_common.wire.step import (
     StepKind,
@@ -234,8 +235,15 @@ class RoundEngine:
         layout = self._model.layout(round_)
         state = outcome.state.part(layout)
         rule = aggregation_for(self._spec, layout)
+        codec = self._model.codec(round_)
         result = self._step(
-            "train", round_, state, layout, bound=self._spec.limits.update_norm, fold=rule.fold
+            "train",
+            round_,
+            state,
+            layout,
+            bound=self._spec.limits.update_norm,
+            fold=rule.fold,
+            decoder=None if codec is None else Decoder(codec, layout),
         )
         outcome.steps.append(result)
         if result.abandoned:
@@ -302,6 +310,7 @@ class RoundEngine:
         bound: float,
         fold: Fold | None,
         quorum: Quorum | None = None,
+        decoder: Decoder | None = None,
     ) -> StepResult:
         manifest = StepManifest(
             run=self._run,
@@ -321,7 +330,7 @@ class RoundEngine:
             moments=self._moments,
         )
         self._num_steps += 1
-        return self._runner.run(manifest, state, quorum or self._quorum, fold)
+        return self._runner.run(manifest, state, quorum or self._quorum, fold, decoder)
 
     def _require(self, result: StepResult) -> None:
         """Fail the run if a step that nothing can replace was abandoned."""

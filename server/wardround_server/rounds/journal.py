@@ -37,6 +37,7 @@ class Journal:
         settle_every_s: 0 makes every record and object durable at once; more lets them wait in
             memory until :meth:`settle` finds that so many seconds have passed.
         clock: seconds.
+        before_flush: makes durable what records rely on beside the objects.
 
     Raises:
         IntegrityError: the stored chain is damaged anywhere but in its last, torn line.
@@ -47,9 +48,11 @@ class Journal:
         folder: Path,
         settle_every_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        before_flush: Callable[[], None] = lambda: None,
     ) -> None:
         self._settle_every_s = settle_every_s
         self._clock = clock
+        self._before_flush = before_flush
         self._settled_at = clock()
         self._waiting: list[Record] = []
         self._waiting_objects: dict[Digest, bytes | memoryview] = {}
@@ -123,6 +126,7 @@ class Journal:
 
     def flush(self) -> None:
         """Make everything durable now: objects first, so that no record points at nothing."""
+        self._before_flush()
         for digest, data in self._waiting_objects.items():
             replace_file(self._objects / digest, data)
         self._waiting_objects.clear()

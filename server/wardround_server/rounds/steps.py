@@ -15,6 +15,7 @@ import numpy as np
 from wardround_common.errors import IntegrityError, RefusedError
 from wardround_common.types import Digest, SiteId, sha256_hex
 from wardround_common.wire.bodies import BODIES
+from wardround_common.wire.codecs.base import Decoder
 from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
 from wardround_common.wire.step import Receipt, StepManifest, WireModel
 from wardround_server.admission import Admitted, admit
@@ -122,10 +123,16 @@ class StepRunner:
         self._observer = observer
         self._deadline_s = deadline_s
         self._store_updates = store_updates
+        self._decoder: Decoder | None = None
         self.subjects_of: dict[SiteId, int] = {}
 
     def run(
-        self, manifest: StepManifest, state: GlobalState, quorum: Quorum, fold: Fold | None
+        self,
+        manifest: StepManifest,
+        state: GlobalState,
+        quorum: Quorum,
+        fold: Fold | None,
+        decoder: Decoder | None = None,
     ) -> StepResult:
         """Carry out one step up to its decision; :meth:`finish` then makes it durable.
 
@@ -135,6 +142,7 @@ class StepRunner:
             quorum: what must come together.
             fold: takes in each admitted array with its site and weight, in the order of the
                 roster; None where the step has none.
+            decoder: of coded arrays; None where they are not coded.
 
         Raises:
             IntegrityError: the journal has another manifest for this step: the run folder belongs
@@ -148,6 +156,7 @@ class StepRunner:
         self._open(manifest)
         self._observer.step_started(manifest)
         started = time.monotonic()
+        self._decoder = decoder
         order = None if fold is None else RosterOrder(manifest.sites, fold)
         answered = self._replay(result, order)
         asked = tuple(SiteId(site) for site in manifest.sites if site not in answered)
@@ -158,7 +167,7 @@ class StepRunner:
             asked,
             manifest.to_bytes(),
             state.values,
-            manifest.reply_layout,
+            manifest.reply_layout if decoder is None else decoder.coded,
         )
         result.bytes_down += len(asked) * (len(question.manifest) + state.values.nbytes)
         if asked:
@@ -256,7 +265,7 @@ class StepRunner:
         stored = self._record(manifest, admitted)
         self._count(result, admitted.site, admitted.receipt, admitted.body)
         if order is not None and admitted.update is not None:
-            fetch = self._fetch(admitted.update, stored, manifest, order.is_next(admitted.site))
+            fetch = self._fetch(admitted, stored, manifest, at_once=order.is_next(admitted.site))
             order.put(admitted.site, fetch, admitted.receipt.num_subjects)
         self._observer.answer_arrived(manifest.kind, answer.site, None)
 
@@ -272,15 +281,16 @@ class StepRunner:
             answer.update,
             subjects_of=self.subjects_of,
             handed_over=answer.handed_over,
+            decoder=self._decoder,
         )
 
     def _record(self, manifest: StepManifest, admitted: Admitted) -> Digest | None:
         """Make the answer durable; the name of the stored array, if it was stored."""
         stored = None
-        if admitted.update is not None:
+        if admitted.coded is not None:
             if not self._store_updates:
                 return None  # a record without its array would be of no use to a resumed run
-            stored = self._journal.store(as_bytes(admitted.update))
+            stored = self._journal.store(as_bytes(admitted.coded))
         self._journal.append(
             "answer_admitted",
             step=manifest.step,
@@ -292,12 +302,23 @@ class StepRunner:
         return stored
 
     def _fetch(
-        self, update: Packed, stored: Digest | None, manifest: StepManifest, at_once: bool
+        self, admitted: Admitted, stored: Digest | None, manifest: StepManifest, *, at_once: bool
     ) -> Fetch:
         """How to read an update when its turn comes: at once from memory, later from the disk."""
-        if at_once or stored is None:
+        update, coded, decoder = admitted.update, admitted.coded, self._decoder
+        assert update is not None
+        assert coded is not None
+        if at_once or (stored is None and decoder is None):
             return lambda: update
-        return partial(load_packed, self._journal, stored, manifest.reply_layout)
+        if stored is None and decoder is not None:
+            return lambda: decoder.decode(coded)
+        return partial(self._stored, str(stored), manifest.reply_layout)
+
+    def _stored(self, stored: str, layout: Layout) -> Packed:
+        """A stored update, decoded."""
+        if self._decoder is None:
+            return load_packed(self._journal, stored, layout)
+        return self._decoder.decode(load_packed(self._journal, stored, self._decoder.coded))
 
     def _count(self, result: StepResult, site: SiteId, receipt: Receipt, body: WireModel) -> None:
         self.subjects_of.setdefault(site, receipt.num_subjects)
@@ -323,7 +344,7 @@ class StepRunner:
             receipt = Receipt.model_validate(record["receipt"])
             body = BODIES[manifest.kind].model_validate(receipt.body)
             if stored is not None and order is not None:
-                fetch = partial(load_packed, self._journal, str(stored), layout)
+                fetch = partial(self._stored, str(stored), layout)
                 order.put(site, fetch, receipt.num_subjects)
             self._count(result, site, receipt, body)
             answered.add(site)

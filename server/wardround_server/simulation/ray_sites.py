@@ -30,12 +30,14 @@ class RaySites:
         base: folder of the federation file; as seen from every machine of the cluster.
         raw: folder with local copies of public data; likewise.
         cache: folder for cached features; likewise, or local to each.
+        memory: folder for what sites remember from round to round; as seen from every machine.
     """
 
     spec: FederationSpec
     base: Path
     raw: Path | None
     cache: Path
+    memory: Path
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer for the site whose place in the roster is the node's partition."""
@@ -53,7 +55,12 @@ class RaySites:
             fix_threads(self.spec)
             _made.clear()
             _made[key] = simulated_sites()(
-                self.spec, base=self.base, raw=self.raw, cache=self.cache, on_failure=_tell
+                self.spec,
+                base=self.base,
+                raw=self.raw,
+                cache=self.cache,
+                memory=self.memory,
+                on_failure=_tell,
             )
         return _made[key]
 

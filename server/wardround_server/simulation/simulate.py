@@ -77,10 +77,15 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
     spec = plan.spec
     fix_threads(spec, 1 if plan.workers > 1 else None)
     failures = Failures(plan.on_failure)
-    sites = simulated_sites()(
-        spec, base=plan.base, raw=plan.raw, cache=plan.cache, on_failure=failures.note
-    )
     folder = RunFolder(plan.out)
+    sites = simulated_sites()(
+        spec,
+        base=plan.base,
+        raw=plan.raw,
+        cache=plan.cache,
+        memory=folder.memory,
+        on_failure=failures.note,
+    )
     try:
         outcome = _run(plan, folder, sites, failures, observer)
     except RoundError as error:
@@ -100,6 +105,7 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
         pooled_seconds=time.monotonic() - started,
     )
     folder.write_report(report)
+    folder.forget()
     return report
 
 
@@ -113,7 +119,9 @@ def _run(
     spec = plan.spec
     model: SharedModel = shared_model(spec)
     checkpoint_s = spec.simulation.checkpoint_s if spec.simulation else 0.0
-    journal = folder.open_journal(resume=plan.resume, settle_every_s=checkpoint_s)
+    journal = folder.open_journal(
+        resume=plan.resume, settle_every_s=checkpoint_s, before_flush=sites.make_durable
+    )
     outcomes: list[RunOutcome] = []
 
     def drive(grid: Grid, node_of: dict[SiteId, int]) -> None:
@@ -124,7 +132,7 @@ def _run(
         outcomes.append(engine.run())
 
     if plan.engine == "ray":
-        played = RaySites(spec, plan.base, plan.raw, plan.cache)
+        played = RaySites(spec, plan.base, plan.raw, plan.cache, folder.memory.resolve())
         run_on_ray(played, drive, actors=plan.workers, gpus=plan.gpus)
         return outcomes[0]
     with _grid(plan, sites, failures) as grid:

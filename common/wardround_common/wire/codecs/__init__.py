@@ -1,0 +1,1 @@
+"""How an update is written for the wire: one file a coding."""
