@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.simulator.rounds import RoundClock
 from benchmarks.simulator.workloads import NAMES, Workload
 
-IMPLEMENTATIONS = ("bare", "ours", "flower")
+IMPLEMENTATIONS = ("bare", "ours", "two_workers", "pfl", "flower")
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:

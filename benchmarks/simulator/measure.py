@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.simulator.workloads import Workload
 
 LIMIT_S = 600
+NO_PFL = "pfl is not installed; `pip install --no-deps pfl==0.6.0` adds it"
 NO_RAY = "Ray is not installed; `pip install 'wardround[ray]'` adds it"
 
 
@@ -41,7 +42,10 @@ class Run:
 
 def skipped() -> dict[str, str]:
     """Implementation -> why it cannot be measured here."""
-    return {"flower": NO_RAY} if importlib.util.find_spec("ray") is None else {}
+    needs = {"flower": ("ray", NO_RAY), "pfl": ("pfl", NO_PFL)}
+    return {
+        name: why for name, (package, why) in needs.items() if not importlib.util.find_spec(package)
+    }
 
 
 def measure(

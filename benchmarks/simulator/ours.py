@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks.simulator.rounds import RoundClock
-from benchmarks.simulator.workloads import SmallCnn, Workload
+from benchmarks.simulator.workloads import Workload
 from wardround_client.training.local import train
 from wardround_common.backbones.base import LoadedBackbone
 from wardround_common.modalities.image import ImageEncoder, PixelScale
@@ -48,8 +48,13 @@ class StampingObserver:
         """Folding, journal and the next manifest still belong to the round."""
 
 
-def simulate(workload: Workload, clock: RoundClock) -> np.ndarray:
+def simulate(workload: Workload, clock: RoundClock, workers: int = 1) -> np.ndarray:
     """Run the product's simulation.
+
+    Args:
+        workload: what to simulate.
+        clock: stamps its rounds.
+        workers: processes that sites compute in.
 
     Returns:
         The final parameters, float32 [n].
@@ -59,7 +64,8 @@ def simulate(workload: Workload, clock: RoundClock) -> np.ndarray:
         encoder = ImageEncoder(32, PixelScale((0.5, 0.5, 0.5), (0.29, 0.29, 0.29)))
         digest = Digest(str(federation.backbone.sha256))
         module = workload.backbone().eval().requires_grad_(False)
-        return LoadedBackbone(module, 84, ("conv1", "conv2", "linear1", "linear2"), digest, encoder)
+        blocks = getattr(module, "blocks", ("conv1", "conv2", "linear1", "linear2"))
+        return LoadedBackbone(module, workload.feature_dim, blocks, digest, encoder)
 
     def timed(*args: object) -> object:
         started = time.process_time()
@@ -79,9 +85,10 @@ def simulate(workload: Workload, clock: RoundClock) -> np.ndarray:
             cache=folder / "cache",
             resume=False,
             on_failure=_stop,
+            workers=workers,
         )
         with patch("wardround_client.worker.worker.train", timed):
-            if isinstance(workload.backbone(), SmallCnn):
+            if workload.has_images:
                 with patch("wardround_common.shared_model.load_backbone", load):
                     simulate_federation(plan, StampingObserver(clock))
             else:
@@ -96,4 +103,5 @@ def _stop(site: str, error: Exception) -> None:
 
 def _in_model_order(tensors: dict[str, np.ndarray], workload: Workload) -> np.ndarray:
     """The trained tensors in the order of the model's own state: safetensors sorts them."""
-    return np.concatenate([tensors[name].ravel() for name in workload.model().state_dict()])
+    names = workload.model().state_dict()
+    return np.concatenate([tensors[name].ravel() for name in names if name in tensors])

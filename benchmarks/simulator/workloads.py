@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional
 
@@ -19,14 +20,15 @@ from wardround_client.training.seeds import derive_seed
 from wardround_common.model import FineTunedModel, build_head
 from wardround_common.spec.federation import FederationSpec, Head
 
-Name = Literal["cnn", "table"]
-NAMES: tuple[Name, ...] = ("cnn", "table")
+Name = Literal["cnn", "resnet18", "table"]
+NAMES: tuple[Name, ...] = ("cnn", "resnet18", "table")
 NUM_CLASSES = 10
 NUM_COLUMNS = 13
 SEED = 7
 BATCH_SIZE = 16
 RATE = 0.05
-_EXAMPLES: dict[Name, int] = {"cnn": 64, "table": 256}
+_EXAMPLES: dict[Name, int] = {"cnn": 64, "resnet18": 16, "table": 256}
+_WIDTHS: dict[Name, int] = {"cnn": 84, "resnet18": 512, "table": NUM_COLUMNS}
 _PIXELS = 32
 
 
@@ -56,6 +58,22 @@ class SmallCnn(nn.Module):
         return functional.relu(self.linear2(values))
 
 
+class ResNet18(nn.Module):
+    """torchvision's ResNet-18 without its last layer: 11,176,512 parameters, random."""
+
+    blocks = ("net.layer1", "net.layer2", "net.layer3", "net.layer4")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torchvision.models.resnet18(weights=None)
+        self.net.fc = nn.Identity()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features, float32 [B, 512], of pixels, uint8 [B, 3, 32, 32]."""
+        features: torch.Tensor = self.net((pixels.float() - 127.5) / 73.9)
+        return features
+
+
 class Columns(nn.Module):
     """Features of a table: its columns."""
 
@@ -69,7 +87,8 @@ class Workload:
     """One federation to simulate.
 
     Attributes:
-        name: ``cnn``, every parameter trained, or ``table``, a linear model.
+        name: ``cnn`` and ``resnet18``, every parameter trained (and BatchNorm's statistics
+            averaged), or ``table``, a linear model.
         num_sites: sites, all of them in every round.
         num_rounds: rounds; the first one warms up and is not counted.
     """
@@ -92,23 +111,33 @@ class Workload:
         """The model without its head, with its initial weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return SmallCnn() if self.name == "cnn" else Columns()
+            return {"cnn": SmallCnn, "resnet18": ResNet18, "table": Columns}[self.name]()
 
     def model(self) -> FineTunedModel:
         """The whole model with its initial weights, as the product builds it."""
-        width = 84 if self.name == "cnn" else NUM_COLUMNS
-        return FineTunedModel(self.backbone(), build_head(Head(), width, NUM_CLASSES, SEED))
+        head = build_head(Head(), self.feature_dim, NUM_CLASSES, SEED)
+        return FineTunedModel(self.backbone(), head)
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the features."""
+        return _WIDTHS[self.name]
+
+    @property
+    def has_images(self) -> bool:
+        """Whether examples are images."""
+        return self.name != "table"
 
     def arrays(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and labels of one site, drawn at random.
 
         Returns:
-            uint8 [64, 32, 32, 3] (``cnn``) or float64 [256, 13] with four decimals (``table``);
+            uint8 [n, 32, 32, 3] (images) or float64 [256, 13] with four decimals (``table``);
             int64 labels.
         """
         rng = np.random.Generator(np.random.PCG64([SEED, place]))
         labels = rng.integers(0, NUM_CLASSES, self.num_examples)
-        if self.name == "cnn":
+        if self.has_images:
             shape = (self.num_examples, _PIXELS, _PIXELS, 3)
             return rng.integers(0, 256, shape, dtype=np.uint8), labels
         return rng.normal(size=(self.num_examples, NUM_COLUMNS)).round(4), labels
@@ -117,7 +146,7 @@ class Workload:
         """The same as the model takes it: inputs by name, and targets."""
         inputs, labels = self.arrays(place)
         targets = torch.from_numpy(labels)
-        if self.name == "cnn":
+        if self.has_images:
             pixels = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
             return {"pixels": torch.from_numpy(pixels)}, targets
         return {"values": torch.from_numpy(inputs.astype(np.float32))}, targets
@@ -151,10 +180,12 @@ class Workload:
         }
         split = {"kind": "column", "column": "split"}
         data = {"label": "label", "split": split}
-        if self.name == "cnn":
+        if self.has_images:
             tables["data"] = {**data, "modality": "image", "size": _PIXELS}
             tables["backbone"] = {"ref": "file:small-cnn#small-cnn", "sha256": "0" * 64}
             tables["tuning"] = {"method": "full"}
+            tables["exchange"] = {"batchnorm": "shared"}
+            tables["limits"] = {"update_norm": 1e6}
         else:
             columns = {"numeric": _columns(), "standardise": "none"}
             tables["data"] = {**data, **columns, "modality": "tabular"}
@@ -173,7 +204,7 @@ class Workload:
         hospital = np.repeat(np.array(self.sites), each)
         split = np.tile(["train"] * self.num_examples + ["test"], self.num_sites)
         named = np.array(_labels())[labels]
-        if self.name == "cnn":
+        if self.has_images:
             np.savez(
                 folder / "data.npz", images=inputs, label=named, hospital=hospital, split=split
             )
@@ -182,7 +213,7 @@ class Workload:
                 writer = csv.writer(file)
                 writer.writerow([*_columns(), "label", "hospital", "split"])
                 writer.writerows(zip(*inputs.T.tolist(), named, hospital, split, strict=True))
-        kind = "npz" if self.name == "cnn" else "csv"
+        kind = "npz" if self.has_images else "csv"
         text = f'format = "{kind}"\npath = "data.{kind}"\n'
         (folder / "dataset.toml").write_text(text)
 
@@ -204,8 +235,9 @@ def train_site(
 
 
 def flat(state: dict[str, torch.Tensor]) -> np.ndarray:
-    """All parameters in model order, float32 [n]."""
-    return torch.cat([tensor.detach().flatten() for tensor in state.values()]).float().numpy()
+    """All parameters and statistics in model order, float32 [n]; counters are left out."""
+    kept = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
+    return torch.cat([tensor.detach().flatten() for tensor in kept]).float().numpy()
 
 
 def _labels() -> list[str]:

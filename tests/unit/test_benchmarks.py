@@ -140,6 +140,7 @@ def test_every_row_of_the_table_has_every_column() -> None:
     full = _case(bare=[_run()], ours=[_run()], flower=[_run()])
     rows = summary.table([full, _case(bare=[_run()], ours=[_run()])]).splitlines()
     assert len(rows) == 2 + 6
+    assert "of a bare loop" in summary.ratios([full])
     assert len({row.count("|") for row in rows}) == 1
 
 
