@@ -293,7 +293,11 @@ class StubModel:
         return {"head.0.weight": weight, "head.0.bias": bias}
 
     def layout(self, round_: int) -> Layout:
-        """What round ``round_`` exchanges."""
+        """What sites send in round ``round_``."""
+        return self.layouts[round_ > 1]
+
+    def state_layout(self, round_: int) -> Layout:
+        """What goes down in round ``round_``."""
         return self.layouts[round_ > 1]
 
 

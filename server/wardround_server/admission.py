@@ -35,7 +35,7 @@ from wardround_common.wire.step import (
     Receipt,
     StepManifest,
     WireModel,
-    layout_from_wire,
+    layout_to_wire,
     parse,
 )
 
@@ -78,7 +78,7 @@ def admit(
         manifest: what was asked.
         site: who the carrier says is answering.
         receipt_bytes: as received.
-        update: the array as received: a view of exactly ``manifest.reply_layout``'s dtype and
+        update: the array as received: a view of exactly ``manifest.reply_of(site)``'s dtype and
             size (carriers refuse other byte counts before they make the view), or None.
         subjects_of: training subjects that each site declared when the run began; a site that is
             not in it yet may declare.
@@ -118,9 +118,9 @@ def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> N
 
 
 def _check_layout(manifest: StepManifest, receipt: Receipt, update: Packed | None) -> None:
-    if receipt.tensors != manifest.reply:
+    wanted = manifest.reply_of(receipt.site)
+    if receipt.tensors != layout_to_wire(wanted):
         raise RefusedError("names, shapes, dtypes or order differ", code="layout_mismatch")
-    wanted = layout_from_wire(manifest.reply)
     if (update is None) != (wanted.num_values == 0):
         raise RefusedError("an array is missing or not wanted", code="update_bytes")
     if update is not None and (

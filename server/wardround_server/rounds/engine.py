@@ -16,9 +16,9 @@ from wardround_common.exact_head import RidgeHead, solve_head, sums_layout
 from wardround_common.moments import FloatArray, moments_layout, moments_of
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
-from wardround_common.spec.federation import FederationSpec
+from wardround_common.spec.federation import FederationSpec, Lora
 from wardround_common.types import Digest, SiteId, TensorSpec
-from wardround_common.wire.bodies import EvaluateBody, TrainBody
+from wardround_common.wire.bodies import DescribeBody, EvaluateBody, TrainBody
 from wardround_common.wire.layout import Layout, as_bytes, pack, unpack
 from wardround_common.wire.step import (
     StepKind,
@@ -122,6 +122,7 @@ class RoundEngine:
         self._moments: TableMoments | None = None
         self._memory = _NO_STATE  # what the aggregation rule remembers; nameless values
         self._kept: set[str] = set()
+        self._ranks: dict[str, int] = {}
         self._quorum = Quorum(self._spec.quorum_sites, self._spec.rounds.quorum_subjects)
 
     def run(self) -> RunOutcome:
@@ -131,7 +132,7 @@ class RoundEngine:
             RoundError: the quorum was not met where it must be; the message names who was missing.
             IntegrityError: the run folder is damaged or belongs to another run.
         """
-        layout = self._model.layout(max(self._spec.rounds.count, 1))
+        layout = self._model.state_layout(max(self._spec.rounds.count, 1))
         initial = pack(layout, self._model.initial).astype(np.float32, copy=False)
         try:
             outcome = RunOutcome(state_of(layout, initial), self._describe())
@@ -148,7 +149,20 @@ class RoundEngine:
     def _describe(self) -> StepResult:
         result = self._step("describe", 0, _NO_STATE, _EMPTY, bound=1.0, fold=None)
         self._require(result)
+        self._ranks = self._smaller_ranks(result)
         return result
+
+    def _smaller_ranks(self, described: StepResult) -> dict[str, int]:
+        """The LoRA ranks below the federation's that sites declared."""
+        tuning = self._spec.tuning
+        if not isinstance(tuning, Lora) or tuning.merge != "product":
+            return {}
+        declared = {
+            site: part.body.lora_rank
+            for site, part in sorted(described.contributions.items())
+            if isinstance(part.body, DescribeBody)
+        }
+        return {site: rank for site, rank in declared.items() if rank and rank < tuning.rank}
 
     def _sum_moments(self, outcome: RunOutcome) -> None:
         data = self._spec.data
@@ -232,8 +246,9 @@ class RoundEngine:
 
     def _train_round(self, outcome: RunOutcome, round_: int) -> StepResult:
         layout = self._model.layout(round_)
-        state = outcome.state.part(layout)
-        rule = aggregation_for(self._spec, layout)
+        state = outcome.state.part(self._model.state_layout(round_))
+        ranks = {SiteId(site): rank for site, rank in self._ranks.items()}
+        rule = aggregation_for(self._spec, layout, ranks)
         result = self._step(
             "train", round_, state, layout, bound=self._spec.limits.update_norm, fold=rule.fold
         )
@@ -244,7 +259,7 @@ class RoundEngine:
             outcome.state = self._stored(outcome.state.layout, result.recorded["produced"])
             self._memory = self._stored(_EMPTY, result.recorded["memory"])
         else:
-            values, remembered = rule.finish(state.values, self._memory.values)
+            values, remembered = rule.finish(state.part(layout).values, self._memory.values)
             self._memory = state_of(_EMPTY, remembered)
             outcome.state = outcome.state.with_part(layout, values)
             self._runner.finish(result, self._keep(outcome.state), self._keep(self._memory))
@@ -269,7 +284,7 @@ class RoundEngine:
         evaluation = self._spec.evaluation
         if self._spec.data.validation_fraction == 0.0 or round_ % evaluation.every_rounds:
             return None
-        state = outcome.state.part(self._model.layout(round_))
+        state = outcome.state.part(self._model.state_layout(round_))
         result = self._step(
             "evaluate", round_, state, _EMPTY, bound=1.0, fold=None, quorum=Quorum(1, 1)
         )
@@ -314,6 +329,7 @@ class RoundEngine:
             state=layout_to_wire(state.layout),
             state_sha256=self._runner.asked_state(self._num_steps) or state.digest(),
             reply=layout_to_wire(reply),
+            ranks=self._ranks if kind == "train" else {},
             update_norm=self._spec.limits.update_norm,
             subjects=self._spec.limits.subjects,
             bound=bound,

@@ -159,6 +159,7 @@ class StepRunner:
             manifest.to_bytes(),
             state.values,
             manifest.reply_layout,
+            {SiteId(site): manifest.reply_of(site) for site in manifest.ranks},
         )
         result.bytes_down += len(asked) * (len(question.manifest) + state.values.nbytes)
         if asked:
@@ -256,7 +257,8 @@ class StepRunner:
         stored = self._record(manifest, admitted)
         self._count(result, admitted.site, admitted.receipt, admitted.body)
         if order is not None and admitted.update is not None:
-            fetch = self._fetch(admitted.update, stored, manifest, order.is_next(admitted.site))
+            layout = manifest.reply_of(admitted.site)
+            fetch = self._fetch(admitted.update, stored, layout, order.is_next(admitted.site))
             order.put(admitted.site, fetch, admitted.receipt.num_subjects)
         self._observer.answer_arrived(manifest.kind, answer.site, None)
 
@@ -291,13 +293,11 @@ class StepRunner:
         )
         return stored
 
-    def _fetch(
-        self, update: Packed, stored: Digest | None, manifest: StepManifest, at_once: bool
-    ) -> Fetch:
+    def _fetch(self, update: Packed, stored: Digest | None, layout: Layout, at_once: bool) -> Fetch:
         """How to read an update when its turn comes: at once from memory, later from the disk."""
         if at_once or stored is None:
             return lambda: update
-        return partial(load_packed, self._journal, stored, manifest.reply_layout)
+        return partial(load_packed, self._journal, stored, layout)
 
     def _count(self, result: StepResult, site: SiteId, receipt: Receipt, body: WireModel) -> None:
         self.subjects_of.setdefault(site, receipt.num_subjects)
@@ -323,7 +323,7 @@ class StepRunner:
             receipt = Receipt.model_validate(record["receipt"])
             body = BODIES[manifest.kind].model_validate(receipt.body)
             if stored is not None and order is not None:
-                fetch = partial(load_packed, self._journal, str(stored), layout)
+                fetch = partial(load_packed, self._journal, str(stored), manifest.reply_of(site))
                 order.put(site, fetch, receipt.num_subjects)
             self._count(result, site, receipt, body)
             answered.add(site)
