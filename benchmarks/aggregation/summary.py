@@ -67,8 +67,10 @@ def disagreements(means: Sequence[Mapping[str, Any]], lora: Mapping[str, Any]) -
 def tables(results: Mapping[str, Any]) -> str:
     """The Markdown tables: means, memory, LoRA."""
     rows = [
-        "| updates | GB/s in: fold | with admission's checks | Flower | Flower's CPU / ours | "
-        "share of copy bandwidth / 3 | largest difference |",
+        (
+            "| updates | GB/s in: fold | with admission's checks | Flower | Flower's CPU / ours | "
+            "share of copy bandwidth / 3 | largest difference |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for case in results["means"]:

@@ -27,7 +27,7 @@ from wardround_server.simulation.local_grid import LocalGrid
 SITES = ("a", "b", "c")
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The aggregator dies."""
 
 
@@ -41,7 +41,7 @@ class Mortal(FlowerCarrier):
         """As the carrier, until death."""
         for place, answer in enumerate(super().ask(question, deadline_s)):
             if question.step == self.dies_at and place == self.after:
-                raise Killed
+                raise KilledError
             yield answer
 
 
@@ -134,7 +134,7 @@ def test_a_killed_and_resumed_run_ends_in_the_same_bytes(
     steps = [step.manifest.step for step in whole.steps if step.manifest.kind == "train"]
     for dies_at in steps[1:]:
         folder = tmp_path / f"killed-{dies_at}"
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             _run(spec, base, folder, dies_at=dies_at, store_updates=stored)
         resumed = _run(spec, base, folder, store_updates=stored)
         assert resumed.state.digest() == whole.state.digest()
