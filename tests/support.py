@@ -300,12 +300,16 @@ class StubModel:
         return {"head.0.weight": weight, "head.0.bias": bias}
 
     def layout(self, round_: int) -> Layout:
-        """What round ``round_`` exchanges."""
+        """What sites send in round ``round_``."""
         return self.layouts[round_ > 1]
 
-    def codec(self, round_: int) -> Codec | None:
+    def state_layout(self, round_: int) -> Layout:
+        """What goes down in round ``round_``."""
+        return self.layouts[round_ > 1]
+
+    def codec(self, layout: Layout) -> Codec | None:
         """How its updates are coded."""
-        return codec_for(self.federation.exchange.update, self.layout(round_))
+        return codec_for(self.federation.exchange.update, layout)
 
 
 def run_engine(

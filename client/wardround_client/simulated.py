@@ -62,6 +62,7 @@ class InProcessSites:
                 self.cache,
                 self.device,
                 feedback=self.remainders.of(site) if remembers else None,
+                lora_rank=self._compute(site).lora_rank,
             )
             for site in self.federation.federation.sites
         }
@@ -138,7 +139,11 @@ class InProcessSites:
         )
 
     def _spec(self, site: str) -> SiteSpec:
-        return SiteSpec(name=site, data=self.data, compute=Compute(cache=str(self.cache)))
+        return SiteSpec(name=site, data=self.data, compute=self._compute(site))
+
+    def _compute(self, site: str) -> Compute:
+        ranks = _simulation(self.federation).lora_ranks
+        return Compute(cache=str(self.cache), lora_rank=ranks.get(site))
 
 
 class PooledDatasets(SiteDatasets):

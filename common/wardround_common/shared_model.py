@@ -59,11 +59,14 @@ class SharedModel:
         self._codec: tuple[Layout, Codec | None] | None = None
         self._change: tuple[Layout, Packed, tuple[torch.Tensor, ...]] | None = None
         self._trainable: tuple[tuple[str, ...], list[nn.Parameter]] = ((), [])
-        last = self.names(max(federation.rounds.count, 1))
-        self.initial = {name: tensor.clone() for name, tensor in self.tensors(last).items()}
+        self._trained: tuple[int, frozenset[str]] = (0, frozenset())
+        self._state_layout: tuple[int, Layout] = (-1, Layout(()))
+        ever = self.state_layout(max(federation.rounds.count, 1)).tensors
+        start = self.tensors(spec.name for spec in ever)
+        self.initial = {name: tensor.clone() for name, tensor in start.items()}
 
     def names(self, round_: int) -> tuple[str, ...]:
-        """Names of the tensors exchanged in a round (from 1), in model order.
+        """Names of the tensors that a round (from 1) trains and sites send, in model order.
 
         Parameters that the tuning method trains, the head, and - only if the file says so -
         BatchNorm's running mean and variance. Integer buffers are never among them. Every site
@@ -74,7 +77,9 @@ class SharedModel:
         return self._names[1]
 
     def _names_in(self, round_: int) -> tuple[str, ...]:
-        chosen = self._tuning.trainable(self.model.backbone, self._blocks, round_)
+        return self._exchanged(self._tuning.trainable(self.model.backbone, self._blocks, round_))
+
+    def _exchanged(self, chosen: frozenset[str]) -> tuple[str, ...]:
         parameters = [
             name
             for name, _ in self.model.named_parameters()
@@ -83,17 +88,30 @@ class SharedModel:
         return (*parameters, *(self._statistics() if self._shares_batchnorm else ()))
 
     def layout(self, round_: int) -> Layout:
-        """The layout of the exchange of a round."""
+        """The layout of what sites send in a round: what the round trains."""
         if self._layout[0] != round_:
             self._layout = (round_, layout_of(self.tensors(self.names(round_))))
         return self._layout[1]
 
-    def codec(self, round_: int) -> Codec | None:
-        """How updates of a round are coded; None for plain float32."""
-        layout = self.layout(round_)
+    def codec(self, layout: Layout) -> Codec | None:
+        """How updates of a layout are coded; None for plain float32."""
         if self._codec is None or self._codec[0] != layout:
             self._codec = (layout, codec_for(self.federation.exchange.update, layout))
         return self._codec[1]
+
+    def state_layout(self, round_: int) -> Layout:
+        """The layout of what goes down in a round: all that rounds 1 to this one train.
+
+        What no round so far has trained is at its seeded start at every site.
+        """
+        if self._state_layout[0] != round_:
+            done, chosen = self._trained if self._trained[0] <= round_ else (0, frozenset[str]())
+            for earlier in range(done + 1, round_ + 1):
+                chosen |= self._tuning.trainable(self.model.backbone, self._blocks, earlier)
+            self._trained = (round_, chosen)
+            names = self._exchanged(chosen)
+            self._state_layout = (round_, layout_of(self.tensors(names)))
+        return self._state_layout[1]
 
     def head_only(self, round_: int) -> bool:
         """Whether a round leaves the backbone as it is, so that features can be cached."""

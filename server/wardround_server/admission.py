@@ -30,13 +30,14 @@ from wardround_common.exact_head import can_be_sums
 from wardround_common.moments import can_be_moments
 from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.bodies import BODIES
-from wardround_common.wire.codecs.base import Decoder
+from wardround_common.wire.codecs.decoders import Decoder
 from wardround_common.wire.layout import Packed, as_bytes, flat_tensor
 from wardround_common.wire.step import (
     MAX_RECEIPT_BYTES,
     Receipt,
     StepManifest,
     WireModel,
+    layout_to_wire,
     parse,
 )
 
@@ -130,9 +131,10 @@ def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> N
 def _check_layout(
     manifest: StepManifest, receipt: Receipt, update: Packed | None, decoder: Decoder | None
 ) -> None:
-    if receipt.tensors != manifest.reply:
+    layout = manifest.reply_of(receipt.site)
+    if receipt.tensors != layout_to_wire(layout):
         raise RefusedError("names, shapes, dtypes or order differ", code="layout_mismatch")
-    wanted = manifest.reply_layout if decoder is None else decoder.coded
+    wanted = layout if decoder is None else decoder.coded
     if (update is None) != (wanted.num_values == 0):
         raise RefusedError("an array is missing or not wanted", code="update_bytes")
     if update is not None and (

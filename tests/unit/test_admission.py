@@ -24,7 +24,7 @@ from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import RefusedError
 from wardround_common.spec.exchange import Int8Update
 from wardround_common.types import SiteId, sha256_hex
-from wardround_common.wire.codecs.base import Decoder
+from wardround_common.wire.codecs.decoders import Decoder
 from wardround_common.wire.codecs.int8 import Int8Codec
 from wardround_common.wire.layout import as_bytes
 from wardround_common.wire.step import StepManifest, layout_to_wire

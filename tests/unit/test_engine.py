@@ -450,7 +450,8 @@ def test_coded_updates_are_stored_coded_and_folded_decoded_in_any_order(
         carrier = FakeCarrier(fake_sites(spec), seed=seed)
         outcome = run_engine(spec, carrier, tmp_path / str(seed))
         digests.add(outcome.state.digest())
-        codec = StubModel(spec).codec(1)
+        stub = StubModel(spec)
+        codec = stub.codec(stub.layout(1))
         assert codec is not None
         receipts = outcome.rounds[0].train.bytes_up - 3 * codec.num_bytes
         assert 0 < receipts < 3 * 1000

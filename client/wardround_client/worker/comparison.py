@@ -72,8 +72,8 @@ class ModelComparison:
 
     @staticmethod
     def state_layout(shared: SharedModel) -> Layout:
-        """The trainable set of the last round, and after it the exact head if there is one."""
-        layout = shared.layout(max(shared.federation.rounds.count, 1))
+        """All that any round trains, and after it the exact head if there is one."""
+        layout = shared.state_layout(max(shared.federation.rounds.count, 1))
         if not shared.federation.exact_head.enabled:
             return layout
         outputs, width = shared.task.num_outputs, shared.feature_dim
@@ -197,7 +197,7 @@ class ModelComparison:
         return head.predictions(self._shared, self._datasets.features("test", moments))
 
     def _trained(self) -> dict[str, torch.Tensor]:
-        names = self._shared.names(self._last)
+        names = [spec.name for spec in self._shared.state_layout(self._last).tensors]
         return {name: tensor.clone() for name, tensor in self._shared.tensors(names).items()}
 
     def _notes(self) -> tuple[str, ...]:

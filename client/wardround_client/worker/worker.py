@@ -25,11 +25,13 @@ from wardround_client.worker.comparison import ModelComparison
 from wardround_client.worker.datasets import SiteDatasets
 from wardround_client.worker.error_feedback import ErrorFeedback
 from wardround_common import __version__
-from wardround_common.errors import WireError
+from wardround_common.errors import ConfigError, WireError
 from wardround_common.exact_head import HeadSums, sums_layout
 from wardround_common.moments import moments_layout
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
+from wardround_common.spec.federation import Lora, TuningMethod
+from wardround_common.tuning.lora_factors import at_rank, zero_beyond_rank
 from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.bodies import (
     CompareBody,
@@ -38,7 +40,7 @@ from wardround_common.wire.bodies import (
     SumsBody,
     TrainBody,
 )
-from wardround_common.wire.layout import Layout, Packed, as_bytes, unpack
+from wardround_common.wire.layout import Layout, Packed, as_bytes, pack, unpack
 from wardround_common.wire.step import (
     Phase,
     Receipt,
@@ -62,6 +64,10 @@ class SiteWorker:
         cache: folder for cached features.
         device: where to compute.
         feedback: what coding lost of the site's updates; None where nothing is to be remembered.
+        lora_rank: this site's largest rank of adapters; None for the federation's.
+
+    Raises:
+        ConfigError: a rank below the federation's, and the federation averages factors.
     """
 
     def __init__(
@@ -73,7 +79,9 @@ class SiteWorker:
         device: torch.device,
         *,
         feedback: ErrorFeedback | None = None,
+        lora_rank: int | None = None,
     ) -> None:
+        self._rank = _smaller_rank(shared.federation.tuning, lora_rank)
         self.name = name
         self._shared = shared
         self._load = examples
@@ -127,7 +135,7 @@ class SiteWorker:
             round=manifest.round,
             manifest_sha256=manifest.digest(),
             site=self.name,
-            tensors=manifest.reply,
+            tensors=layout_to_wire(manifest.reply_of(self.name)),
             update_sha256=None if update is None or handed_over else sha256_hex(as_bytes(update)),
             num_subjects=examples.train.num_subjects,
             num_examples=len(examples.train),
@@ -157,6 +165,7 @@ class SiteWorker:
             (manifest.sites == spec.federation.sites, "other_roster"),
             (manifest.state == layout_to_wire(self._state_layout(manifest)), "other_state"),
             (manifest.reply == layout_to_wire(self._reply_layout(manifest)), "other_reply"),
+            (manifest.kind != "train" or manifest.ranks.get(self.name) == self._rank, "other_rank"),
         )
         for holds, code in checks:
             if not holds:
@@ -164,7 +173,7 @@ class SiteWorker:
 
     def _state_layout(self, manifest: StepManifest) -> Layout:
         if manifest.kind in {"train", "evaluate"}:
-            return self._shared.layout(manifest.round)
+            return self._shared.state_layout(manifest.round)
         if manifest.kind == "compare":
             return ModelComparison.state_layout(self._shared)
         return Layout(())
@@ -193,6 +202,7 @@ class SiteWorker:
                 has_subjects=self._shared.federation.data.subject is not None,
                 findings=tuple(sorted({finding.code for finding in examples.findings})),
                 version=__version__,
+                lora_rank=self._rank,
             ),
             None,
         )
@@ -216,14 +226,16 @@ class SiteWorker:
 
     def _train(self, manifest: StepManifest, state: Packed | None) -> Work:
         spec, round_ = self._shared.federation, manifest.round
-        layout = manifest.state_layout
+        layout = manifest.reply_layout
         assert state is not None
         head_only = self._shared.head_only(round_)
         with self._timed("features"):
             data = self.datasets.training_set(
                 "train", self._table_moments(manifest), head_only=head_only
             )
-        received = unpack(layout, state)
+        received = unpack(manifest.state_layout, state)
+        if self._rank is not None:
+            received = zero_beyond_rank(received, self._rank)
         course = Course(
             rounds=range(round_, round_ + 1),
             epochs=spec.training.local_epochs,
@@ -236,13 +248,17 @@ class SiteWorker:
             self._start_from(received)
             trained = train(self._shared, data, course, self._device)
             update = self._shared.change_since(layout, received)
+            if self._rank is not None:
+                cut = at_rank(unpack(layout, update), self._rank)
+                layout = manifest.reply_of(self.name)
+                update = pack(layout, cut)
         with self._timed("code"):
-            sent = self._coded(round_, update)
+            sent = self._coded(round_, layout, update)
         return TrainBody(loss=trained.loss, num_steps=trained.num_steps), sent
 
-    def _coded(self, round_: int, update: Packed) -> Packed:
+    def _coded(self, round_: int, layout: Layout, update: Packed) -> Packed:
         """The update as it is sent: itself, or coded with what was lost before."""
-        codec = self._shared.codec(round_)
+        codec = self._shared.codec(layout)
         if codec is None:
             return update
         if self._feedback is None:
@@ -301,6 +317,19 @@ class SiteWorker:
         started = time.monotonic()
         yield
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - started
+
+
+def _smaller_rank(tuning: TuningMethod, rank: int | None) -> int | None:
+    """A site's own rank of adapters where it is below the federation's, else None."""
+    if not isinstance(tuning, Lora) or rank is None or rank >= tuning.rank:
+        return None
+    if tuning.merge != "product":
+        raise ConfigError(
+            f"compute.lora_rank = {rank} is below the federation's {tuning.rank}, which needs "
+            'tuning.merge = "product" in the federation file; leave it out, or ask the coordinator',
+            code="lora_rank",
+        )
+    return rank
 
 
 def _on(device: torch.device, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

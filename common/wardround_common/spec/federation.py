@@ -165,6 +165,28 @@ class Lora(Table):
         min_length=1,
         description="Last parts of the names of the linear layers that get an adapter.",
     )
+    merge: Literal["factors", "product"] = Field(
+        default="factors",
+        description='How adapters become one: "factors" averages the matrices A and B apart '
+        '(FedIT; cheap, and not the mean of what the adapters do), "product" averages the products '
+        "B A and keeps the best rank-r factors (FlexLoRA). Only product lets sites have smaller "
+        "ranks; it goes with fedavg and fedprox.",
+    )
+    train: Literal["both", "b", "alternate"] = Field(
+        default="both",
+        description='Which matrices move: "both"; "b", with A frozen at its seeded start '
+        '(FFA-LoRA); "alternate", B in odd and A in even rounds (RoLoRA). The last two send one '
+        "matrix up a round and their mean is exact with merge = factors.",
+    )
+
+    @model_validator(mode="after")
+    def _one_exact_way(self) -> "Lora":
+        if self.merge == "product" and self.train != "both":
+            raise ValueError(
+                f'tuning.train = "{self.train}" already has an exact mean; '
+                'use it with merge = "factors", or merge = "product" with train = "both"'
+            )
+        return self
 
 
 class BiasOnly(Table):
@@ -406,6 +428,11 @@ class Simulation(Table):
         le=256,
         description="Processor threads; absent: all. Part of the result.",
     )
+    lora_ranks: dict[SiteName, int] = Field(
+        default_factory=dict,
+        description="Site -> LoRA rank where it is smaller than tuning.rank, as compute.lora_rank "
+        'of site.toml. Needs tuning.merge = "product".',
+    )
     device: Literal["cpu", "cuda"] = Field(
         default="cpu",
         description='Where sites compute. "cuda" in one process, or on Ray, which deals GPUs out '
@@ -452,9 +479,42 @@ class FederationSpec(Table):
             self._check_labels,
             self._check_partition,
             self._check_aggregation,
+            self._check_lora,
         ):
             check()
         return self
+
+    def _check_lora(self) -> None:
+        lora = self.tuning if isinstance(self.tuning, Lora) else None
+        rule = self.aggregation.rule
+        plain = rule in {"fedavg", "fedprox"}
+        if lora is not None and lora.merge == "product" and not plain:
+            raise ValueError(
+                f'tuning.merge = "product" gives new factors each round, and aggregation.rule = '
+                f'"{rule}" remembers moments of the old ones; use fedavg or fedprox, or '
+                'merge = "factors"'
+            )
+        if lora is not None and lora.train == "alternate" and not plain:
+            raise ValueError(
+                f'tuning.train = "alternate" trains other values each round, and aggregation.rule '
+                f'= "{rule}" remembers moments of each; use fedavg or fedprox'
+            )
+        ranks = {} if self.simulation is None else self.simulation.lora_ranks
+        if not ranks:
+            return
+        if lora is None or lora.merge != "product":
+            raise ValueError(
+                'simulation.lora_ranks needs tuning.method = "lora" with merge = "product": '
+                "factors of different ranks have no mean"
+            )
+        strangers = sorted(set(ranks) - set(self.federation.sites))
+        if strangers:
+            raise ValueError(f"simulation.lora_ranks names sites not in the roster: {strangers}")
+        wrong = {site: rank for site, rank in ranks.items() if not 1 <= rank <= lora.rank}
+        if wrong:
+            raise ValueError(
+                f"simulation.lora_ranks: ranks are 1 to tuning.rank = {lora.rank}, not {wrong}"
+            )
 
     def _check_aggregation(self) -> None:
         rule = self.aggregation.rule
@@ -464,11 +524,12 @@ class FederationSpec(Table):
                 'tuning.method = "gradual" their set changes; use fedavg or fedprox, or another '
                 "tuning method"
             )
-        if self.exchange.error_feedback and self.tuning.method == "gradual":
+        alternates = isinstance(self.tuning, Lora) and self.tuning.train == "alternate"
+        if self.exchange.error_feedback and (alternates or self.tuning.method == "gradual"):
             raise ValueError(
                 "exchange.update.error_feedback carries what an update lost to the next one of the "
-                'same tensors, and with tuning.method = "gradual" their set changes; set it to '
-                "false, or use another tuning method"
+                "same tensors, and with this tuning their set changes from round to round; set it "
+                "to false, or use another tuning"
             )
 
     def _check_modality(self) -> None:

@@ -53,6 +53,13 @@ class Compute(Table):
         description="Folder for cached features, relative to site.toml. It holds "
         "data derived from patients: protect it like the data.",
     )
+    lora_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Largest rank of LoRA adapters that this site trains and sends; absent: the "
+        'federation\'s. A smaller one needs tuning.merge = "product" in federation.toml.',
+    )
 
 
 class SiteSpec(Table):

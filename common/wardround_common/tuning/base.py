@@ -32,6 +32,6 @@ class Tuning(Protocol):
         Args:
             module: the prepared backbone module.
             blocks: its block prefixes, input to output.
-            round_: the round's number; sets only ever grow with it.
+            round_: the round's number; sets may differ from round to round.
         """
         ...

@@ -4,12 +4,16 @@ A layer's output becomes ``W x + (alpha / r) B A x``. ``B`` starts at zero, so t
 unchanged before the first step; ``A`` starts from Kaiming's uniform draw under the federation's
 seed, so every site and the aggregator start from the same adapters. The names of the adapters'
 parameters depend only on the layers' names.
+
+Trained are both matrices, or B alone with A at its start (FFA-LoRA, Sun et al., ICLR 2024, section
+4), or B and A in turn (RoLoRA, Chen et al., NeurIPS 2025): where one matrix is the same at all
+sites, the mean of the other gives the mean of the products, and half the bytes travel up.
 """
 
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +21,7 @@ from torch import nn
 from wardround_common.backbones.base import LoadedBackbone
 from wardround_common.errors import ConfigError
 from wardround_common.spec.federation import Lora
-
-_A: Final = ".lora_A.default.weight"
-_B: Final = ".lora_B.default.weight"
+from wardround_common.tuning.lora_factors import A, B
 
 
 class LoraTuning:
@@ -66,10 +68,12 @@ class LoraTuning:
         self,
         module: nn.Module,
         blocks: tuple[str, ...],  # noqa: ARG002
-        round_: int,  # noqa: ARG002
+        round_: int,
     ) -> frozenset[str]:
-        """The names of the adapters' matrices, in every round."""
-        return frozenset(name for name, _ in module.named_parameters() if name.endswith((_A, _B)))
+        """The adapters' matrices of a round: both, B alone, or B in odd and A in even rounds."""
+        only_b = self._spec.train == "b" or (self._spec.train == "alternate" and round_ % 2 == 1)
+        halves = (A, B) if self._spec.train == "both" else ((B,) if only_b else (A,))
+        return frozenset(name for name, _ in module.named_parameters() if name.endswith(halves))
 
     def _layers(self, module: nn.Module) -> list[str]:
         """Names of the linear layers that get an adapter."""
@@ -89,7 +93,7 @@ def _initialise(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> No
     """Draw every ``A`` in name order from one seeded generator, and set every ``B`` to zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(parameters, key=lambda item: item[0]):
-        if name.endswith(_A):
+        if name.endswith(A):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5.0), generator=generator)
-        elif name.endswith(_B):
+        elif name.endswith(B):
             nn.init.zeros_(parameter)

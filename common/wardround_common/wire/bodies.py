@@ -22,12 +22,14 @@ class DescribeBody(WireModel):
         has_subjects: whether the data names patients; if not, each row counted as one.
         findings: codes of warnings about the data, no values.
         version: the site's version of this product.
+        lora_rank: its rank of LoRA adapters where it is smaller than the federation's.
     """
 
     num_test_subjects: Count
     has_subjects: bool
     findings: tuple[str, ...] = Field(max_length=100)
     version: str = Field(max_length=20, pattern=r"^[0-9a-z.+]+$")
+    lora_rank: Annotated[int, Field(ge=1, le=256)] | None = None
 
 
 class TrainBody(WireModel):

@@ -8,10 +8,18 @@ anybody wrote: only names from the federation file, numbers, digests and codes.
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from wardround_common.canonical import canonical_bytes, parse_canonical
 from wardround_common.errors import WireError
+from wardround_common.tuning.lora_factors import layout_at_rank
 from wardround_common.types import HEX_DIGEST, SITE_NAME, Digest, TensorSpec, sha256_hex
 from wardround_common.wire.layout import Layout
 
@@ -84,6 +92,7 @@ class StepManifest(WireModel):
         state: layout of the array that comes with this manifest.
         state_sha256: its digest.
         reply: layout of the array that is wanted back; empty where only the receipt is.
+        ranks: site -> LoRA rank of its reply, where it is smaller than that of ``reply``.
         update_norm: largest L2 norm of the reply.
         subjects: largest number of training subjects a site may claim.
         bound: largest magnitude of a value in the reply.
@@ -102,6 +111,7 @@ class StepManifest(WireModel):
     state: tuple[WireTensor, ...] = ()
     state_sha256: HexDigest
     reply: tuple[WireTensor, ...] = ()
+    ranks: dict[SiteName, Annotated[int, Field(ge=1, le=256)]] = Field(default_factory=dict)
     update_norm: float = Field(gt=0)
     subjects: int = Field(ge=1)
     bound: float = Field(gt=0)
@@ -118,6 +128,17 @@ class StepManifest(WireModel):
         """The layout of the array that is wanted back."""
         return layout_from_wire(self.reply)
 
+    def reply_of(self, site: str) -> Layout:
+        """The layout of the array that is wanted back from one site."""
+        rank = self.ranks.get(site)
+        return self.reply_layout if rank is None else layout_at_rank(self.reply_layout, rank)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_ranks(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Manifests without ranks have the bytes that they always had."""
+        fields: dict[str, Any] = write(self)
+        return fields if self.ranks else {k: v for k, v in fields.items() if k != "ranks"}
+
 
 class Receipt(WireModel):
     """What a site answers.
@@ -126,7 +147,8 @@ class Receipt(WireModel):
         manifest_sha256: digest of the manifest that was answered: binds run, step, round, cohort,
             model and limits, so a receipt fits one question only.
         site: who answers.
-        tensors: layout of the array that comes with it; must be the manifest's ``reply``.
+        tensors: layout of the array that comes with it; must be the manifest's ``reply``,
+            at the site's rank.
         update_sha256: digest of that array's bytes; None when there is none.
         num_subjects: training subjects behind the answer: the weight.
         num_examples: training examples behind it.

@@ -8,7 +8,6 @@ aggregates the same way; its proximal term acts in the sites' training.
 """
 
 from wardround_common.types import SiteId
-from wardround_common.wire.layout import flat_tensor
 from wardround_server.aggregation.base import Values
 from wardround_server.aggregation.mean import WeightedMean
 
@@ -30,5 +29,5 @@ class FedAvg:
 
     def finish(self, state: Values, memory: Values) -> tuple[Values, Values]:
         """``state + mean``; nothing is remembered."""
-        values: Values = self._mean.take().add_(flat_tensor(state)).numpy()
+        values: Values = self._mean.take_onto(state).numpy()
         return values, memory

@@ -1,14 +1,17 @@
 """The weighted mean of updates, streamed: one accumulator however many sites there are.
 
 Float32 throughout: three streams through memory for each update, which is what the addition itself
-costs. The rounding error of a mean of N updates is at most about N * 2^-24 of the mean of their
-magnitudes, below the last bit of the parameters that it moves.
+costs, and two for the first. The rounding error of a mean of N updates is at most about N * 2^-24
+of the mean of their magnitudes, below the last bit of the parameters that it moves.
 """
 
 import torch
 
 from wardround_common.wire.layout import flat_tensor
 from wardround_server.aggregation.base import Values
+
+_BLOCK = 1 << 16
+"""Values handled at a time where two operations follow one another, to stay in the cache."""
 
 
 class WeightedMean:
@@ -19,7 +22,7 @@ class WeightedMean:
     """
 
     def __init__(self, size: int) -> None:
-        self._sum = torch.zeros(size, dtype=torch.float32)
+        self._sum = torch.empty(size, dtype=torch.float32)
         self._weight = 0
 
     def add(self, values: Values, weight: int) -> None:
@@ -29,7 +32,10 @@ class WeightedMean:
             values: float32 [n], finite.
             weight: at least 1.
         """
-        self._sum.add_(flat_tensor(values), alpha=weight)
+        if self._weight == 0:
+            torch.mul(flat_tensor(values), weight, out=self._sum)
+        else:
+            self._sum.add_(flat_tensor(values), alpha=weight)
         self._weight += weight
 
     def take(self) -> torch.Tensor:
@@ -38,7 +44,27 @@ class WeightedMean:
         Raises:
             ValueError: nothing was added.
         """
+        weight = self._taken()
+        return self._sum.div_(weight)
+
+    def take_onto(self, state: Values) -> torch.Tensor:
+        """``state + mean``, the same bits as in two steps and one pass; may be called once.
+
+        Args:
+            state: float32 [n].
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        weight = self._taken()
+        start = flat_tensor(state)
+        for at in range(0, start.numel(), _BLOCK):
+            block = slice(at, at + _BLOCK)
+            self._sum[block].div_(weight).add_(start[block])
+        return self._sum
+
+    def _taken(self) -> int:
         if self._weight == 0:
             raise ValueError("no update was folded")
-        mean, self._weight = self._sum.div_(self._weight), 0
-        return mean
+        weight, self._weight = self._weight, 0
+        return weight

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
@@ -36,6 +36,11 @@ class Question:
     manifest: bytes
     state: Packed
     reply: Layout
+    smaller: Mapping[SiteId, Layout] = field(default_factory=dict)
+
+    def reply_of(self, site: SiteId) -> Layout:
+        """What is wanted back from one site: ``reply``, or its own smaller layout."""
+        return self.smaller.get(site, self.reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ class FlowerCarrier:
         ]
         waiting: set[SiteId] = set()
         for site, message_id in zip(sites, self._grid.push_messages(messages), strict=True):
-            self._open[message_id] = (site, question.step, question.reply)
+            self._open[message_id] = (site, question.step, question.reply_of(site))
             waiting.add(site)
         return waiting
 

@@ -16,10 +16,10 @@ from wardround_common.exact_head import RidgeHead, solve_head, sums_layout
 from wardround_common.moments import FloatArray, moments_layout, moments_of
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
-from wardround_common.spec.federation import FederationSpec
+from wardround_common.spec.exchange import UpdateCoding
+from wardround_common.spec.federation import FederationSpec, Lora
 from wardround_common.types import Digest, SiteId, TensorSpec
-from wardround_common.wire.bodies import EvaluateBody, TrainBody
-from wardround_common.wire.codecs.base import Decoder
+from wardround_common.wire.bodies import DescribeBody, EvaluateBody, TrainBody
 from wardround_common.wire.layout import Layout, as_bytes, pack, unpack
 from wardround_common.wire.step import (
     StepKind,
@@ -123,6 +123,7 @@ class RoundEngine:
         self._moments: TableMoments | None = None
         self._memory = _NO_STATE  # what the aggregation rule remembers; nameless values
         self._kept: set[str] = set()
+        self._ranks: dict[str, int] = {}
         self._quorum = Quorum(self._spec.quorum_sites, self._spec.rounds.quorum_subjects)
 
     def run(self) -> RunOutcome:
@@ -132,7 +133,7 @@ class RoundEngine:
             RoundError: the quorum was not met where it must be; the message names who was missing.
             IntegrityError: the run folder is damaged or belongs to another run.
         """
-        layout = self._model.layout(max(self._spec.rounds.count, 1))
+        layout = self._model.state_layout(max(self._spec.rounds.count, 1))
         initial = pack(layout, self._model.initial).astype(np.float32, copy=False)
         try:
             outcome = RunOutcome(state_of(layout, initial), self._describe())
@@ -149,7 +150,20 @@ class RoundEngine:
     def _describe(self) -> StepResult:
         result = self._step("describe", 0, _NO_STATE, _EMPTY, bound=1.0, fold=None)
         self._require(result)
+        self._ranks = self._smaller_ranks(result)
         return result
+
+    def _smaller_ranks(self, described: StepResult) -> dict[str, int]:
+        """The LoRA ranks below the federation's that sites declared."""
+        tuning = self._spec.tuning
+        if not isinstance(tuning, Lora) or tuning.merge != "product":
+            return {}
+        declared = {
+            site: part.body.lora_rank
+            for site, part in sorted(described.contributions.items())
+            if isinstance(part.body, DescribeBody)
+        }
+        return {site: rank for site, rank in declared.items() if rank and rank < tuning.rank}
 
     def _sum_moments(self, outcome: RunOutcome) -> None:
         data = self._spec.data
@@ -233,9 +247,9 @@ class RoundEngine:
 
     def _train_round(self, outcome: RunOutcome, round_: int) -> StepResult:
         layout = self._model.layout(round_)
-        state = outcome.state.part(layout)
-        rule = aggregation_for(self._spec, layout)
-        codec = self._model.codec(round_)
+        state = outcome.state.part(self._model.state_layout(round_))
+        ranks = {SiteId(site): rank for site, rank in self._ranks.items()}
+        rule = aggregation_for(self._spec, layout, ranks)
         result = self._step(
             "train",
             round_,
@@ -243,7 +257,7 @@ class RoundEngine:
             layout,
             bound=self._spec.limits.update_norm,
             fold=rule.fold,
-            decoder=None if codec is None else Decoder(codec, layout),
+            coding=self._spec.exchange.update,
         )
         outcome.steps.append(result)
         if result.abandoned:
@@ -252,7 +266,7 @@ class RoundEngine:
             outcome.state = self._stored(outcome.state.layout, result.recorded["produced"])
             self._memory = self._stored(_EMPTY, result.recorded["memory"])
         else:
-            values, remembered = rule.finish(state.values, self._memory.values)
+            values, remembered = rule.finish(state.part(layout).values, self._memory.values)
             self._memory = state_of(_EMPTY, remembered)
             outcome.state = outcome.state.with_part(layout, values)
             self._runner.finish(result, self._keep(outcome.state), self._keep(self._memory))
@@ -277,7 +291,7 @@ class RoundEngine:
         evaluation = self._spec.evaluation
         if self._spec.data.validation_fraction == 0.0 or round_ % evaluation.every_rounds:
             return None
-        state = outcome.state.part(self._model.layout(round_))
+        state = outcome.state.part(self._model.state_layout(round_))
         result = self._step(
             "evaluate", round_, state, _EMPTY, bound=1.0, fold=None, quorum=Quorum(1, 1)
         )
@@ -310,7 +324,7 @@ class RoundEngine:
         bound: float,
         fold: Fold | None,
         quorum: Quorum | None = None,
-        decoder: Decoder | None = None,
+        coding: UpdateCoding | None = None,
     ) -> StepResult:
         manifest = StepManifest(
             run=self._run,
@@ -323,6 +337,7 @@ class RoundEngine:
             state=layout_to_wire(state.layout),
             state_sha256=self._runner.asked_state(self._num_steps) or state.digest(),
             reply=layout_to_wire(reply),
+            ranks=self._ranks if kind == "train" else {},
             update_norm=self._spec.limits.update_norm,
             subjects=self._spec.limits.subjects,
             bound=bound,
@@ -330,7 +345,7 @@ class RoundEngine:
             moments=self._moments,
         )
         self._num_steps += 1
-        return self._runner.run(manifest, state, quorum or self._quorum, fold, decoder)
+        return self._runner.run(manifest, state, quorum or self._quorum, fold, coding)
 
     def _require(self, result: StepResult) -> None:
         """Fail the run if a step that nothing can replace was abandoned."""

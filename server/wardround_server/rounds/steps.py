@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from wardround_common.errors import IntegrityError, RefusedError
+from wardround_common.spec.exchange import UpdateCoding
 from wardround_common.types import Digest, SiteId, sha256_hex
 from wardround_common.wire.bodies import BODIES
-from wardround_common.wire.codecs.base import Decoder
+from wardround_common.wire.codecs.decoders import Decoders
 from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
 from wardround_common.wire.step import Receipt, StepManifest, WireModel
 from wardround_server.admission import Admitted, admit
@@ -123,7 +124,7 @@ class StepRunner:
         self._observer = observer
         self._deadline_s = deadline_s
         self._store_updates = store_updates
-        self._decoder: Decoder | None = None
+        self._decoders = Decoders(None)
         self.subjects_of: dict[SiteId, int] = {}
 
     def run(
@@ -132,7 +133,7 @@ class StepRunner:
         state: GlobalState,
         quorum: Quorum,
         fold: Fold | None,
-        decoder: Decoder | None = None,
+        coding: UpdateCoding | None = None,
     ) -> StepResult:
         """Carry out one step up to its decision; :meth:`finish` then makes it durable.
 
@@ -142,7 +143,7 @@ class StepRunner:
             quorum: what must come together.
             fold: takes in each admitted array with its site and weight, in the order of the
                 roster; None where the step has none.
-            decoder: of coded arrays; None where they are not coded.
+            coding: how arrays are coded; None where they never are.
 
         Raises:
             IntegrityError: the journal has another manifest for this step: the run folder belongs
@@ -156,7 +157,7 @@ class StepRunner:
         self._open(manifest)
         self._observer.step_started(manifest)
         started = time.monotonic()
-        self._decoder = decoder
+        self._decoders = Decoders(coding)
         order = None if fold is None else RosterOrder(manifest.sites, fold)
         answered = self._replay(result, order)
         asked = tuple(SiteId(site) for site in manifest.sites if site not in answered)
@@ -167,7 +168,8 @@ class StepRunner:
             asked,
             manifest.to_bytes(),
             state.values,
-            manifest.reply_layout if decoder is None else decoder.coded,
+            self._decoders.carried(manifest.reply_layout),
+            {SiteId(s): self._decoders.carried(manifest.reply_of(s)) for s in manifest.ranks},
         )
         result.bytes_down += len(asked) * (len(question.manifest) + state.values.nbytes)
         if asked:
@@ -265,7 +267,8 @@ class StepRunner:
         stored = self._record(manifest, admitted)
         self._count(result, admitted.site, admitted.receipt, admitted.body)
         if order is not None and admitted.update is not None:
-            fetch = self._fetch(admitted, stored, manifest, at_once=order.is_next(admitted.site))
+            layout = manifest.reply_of(admitted.site)
+            fetch = self._fetch(admitted, stored, layout, at_once=order.is_next(admitted.site))
             order.put(admitted.site, fetch, admitted.receipt.num_subjects)
         self._observer.answer_arrived(manifest.kind, answer.site, None)
 
@@ -281,7 +284,7 @@ class StepRunner:
             answer.update,
             subjects_of=self.subjects_of,
             handed_over=answer.handed_over,
-            decoder=self._decoder,
+            decoder=self._decoders.of(manifest.reply_of(answer.site)),
         )
 
     def _record(self, manifest: StepManifest, admitted: Admitted) -> Digest | None:
@@ -302,23 +305,24 @@ class StepRunner:
         return stored
 
     def _fetch(
-        self, admitted: Admitted, stored: Digest | None, manifest: StepManifest, *, at_once: bool
+        self, admitted: Admitted, stored: Digest | None, layout: Layout, *, at_once: bool
     ) -> Fetch:
         """How to read an update when its turn comes: at once from memory, later from the disk."""
-        update, coded, decoder = admitted.update, admitted.coded, self._decoder
+        update, coded, decoder = admitted.update, admitted.coded, self._decoders.of(layout)
         assert update is not None
         assert coded is not None
         if at_once or (stored is None and decoder is None):
             return lambda: update
         if stored is None and decoder is not None:
             return lambda: decoder.decode(coded)
-        return partial(self._stored, str(stored), manifest.reply_layout)
+        return partial(self._stored, str(stored), layout)
 
     def _stored(self, stored: str, layout: Layout) -> Packed:
         """A stored update, decoded."""
-        if self._decoder is None:
+        decoder = self._decoders.of(layout)
+        if decoder is None:
             return load_packed(self._journal, stored, layout)
-        return self._decoder.decode(load_packed(self._journal, stored, self._decoder.coded))
+        return decoder.decode(load_packed(self._journal, stored, decoder.coded))
 
     def _count(self, result: StepResult, site: SiteId, receipt: Receipt, body: WireModel) -> None:
         self.subjects_of.setdefault(site, receipt.num_subjects)
@@ -344,7 +348,7 @@ class StepRunner:
             receipt = Receipt.model_validate(record["receipt"])
             body = BODIES[manifest.kind].model_validate(receipt.body)
             if stored is not None and order is not None:
-                fetch = partial(self._stored, str(stored), layout)
+                fetch = partial(self._stored, str(stored), manifest.reply_of(site))
                 order.put(site, fetch, receipt.num_subjects)
             self._count(result, site, receipt, body)
             answered.add(site)

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wardround_common.errors import WireError
-from wardround_common.types import TensorSpec
-from wardround_common.wire.layout import Layout, Packed, empty
+from wardround_common.wire.layout import Packed
 
 Coded = npt.NDArray[np.uint8]
 CHUNK = 1 << 18
@@ -50,33 +49,6 @@ class Codec(Protocol):
             WireError: bytes that no encoder writes, where they could do harm.
         """
         ...
-
-
-class Decoder:
-    """Decodes one update after the other into the same memory.
-
-    Args:
-        codec: of the updates.
-        layout: of the updates.
-
-    Attributes:
-        coded: the layout of the array that travels: one tensor of bytes.
-    """
-
-    def __init__(self, codec: Codec, layout: Layout) -> None:
-        self.coded = Layout((TensorSpec("coded", "uint8", (codec.num_bytes,)),))
-        self._codec = codec
-        self._values = empty(layout)
-
-    def decode(self, coded: Packed) -> Packed:
-        """The update behind an array of the coded layout; valid until the next call.
-
-        Raises:
-            WireError: see :meth:`Codec.decode`.
-        """
-        assert coded.dtype == np.uint8
-        self._codec.decode(coded.astype(np.uint8, copy=False), self._values)
-        return self._values
 
 
 def check_size(codec: Codec, coded: Coded) -> None:

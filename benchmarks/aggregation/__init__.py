@@ -1,0 +1,1 @@
+"""Aggregation: the weighted mean against Flower, and the LoRA product merge against a dense SVD."""
