@@ -28,6 +28,7 @@ from wardround_common.exact_head import HeadSums, sums_layout
 from wardround_common.moments import moments_layout
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
+from wardround_common.spec.lending import Lending
 from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.bodies import (
     CompareBody,
@@ -59,6 +60,7 @@ class SiteWorker:
         examples: reads the site's data, when the first step comes.
         cache: folder for cached features.
         device: where to compute.
+        lending: what the site lends to training; None for the defaults.
     """
 
     def __init__(
@@ -68,12 +70,15 @@ class SiteWorker:
         examples: Callable[[], SiteExamples],
         cache: Path,
         device: torch.device,
+        *,
+        lending: Lending | None = None,
     ) -> None:
         self.name = name
         self._shared = shared
         self._load = examples
         self._cache = cache
         self._device = device
+        self._lending = lending
         self._examples: SiteExamples | None = None
         self._datasets: SiteDatasets | None = None
         self._seconds: dict[Phase, float] = {}
@@ -133,7 +138,9 @@ class SiteWorker:
     def datasets(self) -> SiteDatasets:
         """The site's data in the forms that steps need."""
         if self._datasets is None:
-            self._datasets = SiteDatasets(self._shared, self._loaded(), self._cache, self._device)
+            self._datasets = SiteDatasets(
+                self._shared, self._loaded(), self._cache, self._device, lending=self._lending
+            )
         return self._datasets
 
     def _loaded(self) -> SiteExamples:
@@ -226,8 +233,9 @@ class SiteWorker:
             anchor=_on(self._device, received) if spec.aggregation.rule == "fedprox" else None,
         )
         with self._timed("train"):
+            how = self.datasets.execution(data, round_)
             self._start_from(received)
-            trained = train(self._shared, data, course, self._device)
+            trained = train(self._shared, data, course, self._device, how=how)
             update = self._shared.change_since(layout, received)
         return TrainBody(loss=trained.loss, num_steps=trained.num_steps), update
 
