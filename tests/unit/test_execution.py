@@ -304,7 +304,7 @@ def test_batchnorm_that_learns_needs_whole_batches(tmp_path: Path, lent: dict[st
     shared._shares_batchnorm = True
     _execution(shared, tmp_path, Lending(**lent))
     shared.__dict__["_batchnorms"] = (nn.BatchNorm1d(2),)
-    with pytest.raises(ConfigError, match="exchange.batchnorm"):
+    with pytest.raises(ConfigError, match=r"exchange\.batchnorm"):
         _execution(shared, tmp_path, Lending(**lent))
 
 
@@ -319,7 +319,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_several_devices_exclude_a_numbered_one_and_the_compiler() -> None:
     for fields in ({"device": "cuda:1"}, {"compile": "on"}):
-        with pytest.raises(ValueError, match="compute.devices"):
+        with pytest.raises(ValueError, match=r"compute\.devices"):
             Lending(devices=2, **fields)
 
 

@@ -54,7 +54,7 @@ class ForwardMode:
     @property
     def code(self) -> str:
         """A short name for logs and records, such as ``bf16.channels_last``."""
-        words = [self.precision]
+        words: list[str] = [self.precision]
         words += ["channels_last"] if self.channels_last else []
         words += ["compiled"] if self.compiled else []
         return ".".join(words)
@@ -211,9 +211,10 @@ def processor() -> tuple[str, frozenset[str]]:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return "", frozenset()
-    facts = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
-    )
+    facts: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        facts[name.strip()] = value.strip()
     return facts.get("model name", ""), frozenset(facts.get("flags", "").split())
 
 

@@ -18,6 +18,8 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # has no __all__
+from torch.multiprocessing.spawn import spawn
 
 from wardround_client.training.batches import TrainingSet
 from wardround_client.training.execution import Execution
@@ -87,11 +89,8 @@ def train_together(
             "compute.devices above 1 needs accelerate: install wardround[multi-gpu], or lend one",
             code="no_accelerate",
         )
-    state = {
-        name: tensor.cpu().clone().share_memory_()
-        for name, tensor in shared.tensors(shared.initial).items()
-    }
-    outcome = torch.zeros(2, dtype=torch.float64).share_memory_()
+    state = {name: _common(tensor) for name, tensor in shared.tensors(shared.initial).items()}
+    outcome = _common(torch.zeros(2, dtype=torch.float64))
     anchor = course.anchor and {name: value.cpu() for name, value in course.anchor.items()}
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
@@ -105,10 +104,16 @@ def train_together(
             state=state,
             outcome=outcome,
         )
-        torch.multiprocessing.spawn(_work, args=(job,), nprocs=how.devices)
+        spawn(_work, args=(job,), nprocs=how.devices)  # type: ignore[no-untyped-call]
     shared.load(state)
     loss, steps = outcome.tolist()
     return Trained(loss, int(steps))
+
+
+def _common(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in memory that all processes share."""
+    copied: torch.Tensor = tensor.cpu().clone().share_memory_()  # type: ignore[no-untyped-call]
+    return copied
 
 
 def _work(rank: int, job: Job) -> None:
@@ -120,15 +125,11 @@ def _work(rank: int, job: Job) -> None:
         torch.cuda.set_device(device)
     # They meet in a file and talk over the loopback: no port is opened to the network.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    os.environ.update(
-        LOCAL_RANK=str(rank),
-        RANK=str(rank),
-        WORLD_SIZE=str(job.how.devices),
-        ACCELERATE_USE_CPU=str(not on_gpu),
-    )
+    place, number = str(rank), str(job.how.devices)
+    os.environ.update(LOCAL_RANK=place, RANK=place, WORLD_SIZE=number, LOCAL_WORLD_SIZE=number)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
-        store=dist.FileStore(job.meeting, job.how.devices),
+        store=FileStore(job.meeting, job.how.devices),
         rank=rank,
         world_size=job.how.devices,
     )

@@ -34,7 +34,8 @@ def batches_on(
 def _ahead(
     data: TrainingSet, steps: Sequence[Sequence[torch.Tensor]], device: torch.device
 ) -> Iterator[list[Batch]]:
-    side, host = torch.cuda.Stream(device), torch.device("cpu")
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    host = torch.device("cpu")
 
     def sent(parts: Sequence[torch.Tensor]) -> list[Batch]:
         with torch.cuda.stream(side):
