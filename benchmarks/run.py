@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = {"simulator": "benchmarks.simulator"}
+PARTS = {"local": "benchmarks.local", "simulator": "benchmarks.simulator"}
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:

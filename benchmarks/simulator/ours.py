@@ -61,9 +61,9 @@ def simulate(workload: Workload, clock: RoundClock) -> np.ndarray:
         module = workload.backbone().eval().requires_grad_(False)
         return LoadedBackbone(module, 84, ("conv1", "conv2", "linear1", "linear2"), digest, encoder)
 
-    def timed(*args: object) -> object:
+    def timed(*args: object, **named: object) -> object:
         started = time.process_time()
-        trained = train(*args)  # type: ignore[arg-type]
+        trained = train(*args, **named)  # type: ignore[arg-type]
         clock.trained(time.process_time() - started)
         return trained
 
