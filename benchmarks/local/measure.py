@@ -20,6 +20,17 @@ LIMIT_S = 1800
 TOLERANCE = 1e-6
 """Largest relative difference of final float32 parameters to the plain loop's."""
 NO_BF16 = "no bfloat16 in this hardware"
+_COLUMNS = (
+    "model",
+    "precision",
+    "throughput of the plain loop",
+    "s, plain",
+    "s, ours",
+    "peak MiB, plain",
+    "peak MiB, ours",
+    "difference",
+    '`precision = "auto"` takes',
+)
 _WHAT = {
     "resnet50": "ResNet-50, full",
     "vit": "ViT, full",
@@ -103,9 +114,8 @@ def disagreements(cases: Sequence[Mapping[str, Any]]) -> list[str]:
 def table(cases: Sequence[Mapping[str, Any]], decisions: Mapping[str, Mapping[str, Any]]) -> str:
     """The cases and what ``precision = "auto"`` decides, as Markdown."""
     lines = [
-        "| model | precision | throughput of the plain loop | s, plain | s, ours | peak MiB, plain | "
-        'peak MiB, ours | difference | `precision = "auto"` takes |',
-        "|---" * 9 + "|",
+        f"| {' | '.join(_COLUMNS)} |",
+        "|---" * len(_COLUMNS) + "|",
     ]
     measured = {(case["workload"], case["precision"]): case for case in cases}
     for name in NAMES:

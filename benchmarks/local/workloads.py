@@ -45,8 +45,8 @@ _FULL: dict[Name, Size] = {
 }
 _QUICK: dict[Name, Size] = {
     "resnet50": Size(4, 4, 64, 0, 0),
-    "vit": Size(4, 4, 64, 4, 192),
-    "bert": Size(4, 4, 32, 2, 256),
+    "vit": Size(4, 24, 64, 4, 192),
+    "bert": Size(4, 16, 32, 2, 256),
     "lora": Size(8, 4, 64, 6, 384),
 }
 
@@ -96,7 +96,7 @@ class Workload:
         net, width = self._net()
         digest = Digest("0" * 64)
         loaded = LoadedBackbone(net, width, find_blocks(net.net, "net."), digest, NoEncoder())
-        with patch("wardround_common.shared_model.load_backbone", lambda spec: loaded):
+        with patch("wardround_common.shared_model.load_backbone", lambda _: loaded):
             return SharedModel(self.federation())
 
     def _net(self) -> tuple[Any, int]:
