@@ -270,3 +270,13 @@ def test_whatever_an_unexpected_error_says_stays_at_the_site(world: World) -> No
         '{"failure": "internal_error"}'
     )
     assert "patient-4711" in str(told[0][1])
+
+
+def test_what_a_simulated_site_lends_reaches_its_training(tmp_path: Path) -> None:
+    hospitals = ("a", "b", "c")
+    write_dataset(tmp_path / "data", hospitals)
+    spec = simulated(hospitals, simulation={"compute": {"micro_batch": 3}})
+    sites = InProcessSites(spec, base=tmp_path, raw=None, cache=tmp_path / "cache")
+    datasets = sites.workers[SiteId("a")].datasets
+    data = datasets.training_set("train", None, head_only=False)
+    assert datasets.execution(data, 1).micro_batch == 3
