@@ -12,7 +12,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = {"aggregation": "benchmarks.aggregation", "simulator": "benchmarks.simulator"}
+PARTS = {
+    "aggregation": "benchmarks.aggregation",
+    "local": "benchmarks.local",
+    "simulator": "benchmarks.simulator",
+}
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:

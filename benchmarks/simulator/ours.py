@@ -67,9 +67,9 @@ def simulate(workload: Workload, clock: RoundClock, workers: int = 1) -> np.ndar
         blocks = getattr(module, "blocks", ("conv1", "conv2", "linear1", "linear2"))
         return LoadedBackbone(module, workload.feature_dim, blocks, digest, encoder)
 
-    def timed(*args: object) -> object:
+    def timed(*args: object, **named: object) -> object:
         started = time.process_time()
-        trained = train(*args)  # type: ignore[arg-type]
+        trained = train(*args, **named)  # type: ignore[arg-type]
         clock.trained(time.process_time() - started)
         return trained
 

@@ -13,6 +13,7 @@ from wardround_client.data import catalogue
 from wardround_client.data.load import load_pooled, load_site
 from wardround_client.data.split import SiteExamples
 from wardround_client.training.batches import EncodedSet
+from wardround_client.training.execution import usable_device
 from wardround_client.worker.comparison import ModelComparison
 from wardround_client.worker.datasets import Part, SiteDatasets
 from wardround_client.worker.error_feedback import Remainders
@@ -25,6 +26,7 @@ from wardround_common.shared_model import SharedModel, shared_model
 from wardround_common.sites import PooledScores
 from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import FederationSpec, Simulation
+from wardround_common.spec.lending import Lending
 from wardround_common.spec.site import Compute, SharedPart, SiteData, SiteSpec
 from wardround_common.types import SiteId
 from wardround_common.wire.layout import unpack
@@ -49,8 +51,10 @@ class InProcessSites:
     memory: Path
 
     def __post_init__(self) -> None:
-        self.device = torch.device(_simulation(self.federation).device)
+        self.lending = _simulation(self.federation).compute
+        self.device = usable_device(self.lending)
         self.shared: SharedModel = shared_model(self.federation)
+        self.shared.move_to(self.device)
         self.data = self._shared_data(_simulation(self.federation))
         self.remainders = Remainders(self.memory)
         remembers = self.federation.exchange.error_feedback
@@ -63,6 +67,7 @@ class InProcessSites:
                 self.device,
                 feedback=self.remainders.of(site) if remembers else None,
                 lora_rank=self._compute(site).lora_rank,
+                lending=self.lending,
             )
             for site in self.federation.federation.sites
         }
@@ -78,7 +83,14 @@ class InProcessSites:
         """See ``wardround_common.sites.SimulatedSites``."""
         first = self.federation.federation.sites[0]
         together = load_pooled(self.federation, self._spec(first), self.base)
-        datasets = PooledDatasets(self.shared, together, self.cache, self.device, self._datasets())
+        datasets = PooledDatasets(
+            self.shared,
+            together,
+            self.cache,
+            self.device,
+            lending=self.lending,
+            sites=self._datasets(),
+        )
         seed = self.federation.federation.seed
         pooled = ModelComparison(self.shared, datasets, self.device, seed=seed, site=POOLED)
         measure = pooled.measure()
@@ -155,9 +167,11 @@ class PooledDatasets(SiteDatasets):
         examples: SiteExamples,
         cache: Path,
         device: torch.device,
+        *,
+        lending: Lending,
         sites: Sequence[SiteDatasets],
     ) -> None:
-        super().__init__(shared, examples, cache, device)
+        super().__init__(shared, examples, cache, device, lending=lending)
         self._sites = sites
 
     def encoded(self, part: Part, moments: TableMoments | None) -> EncodedSet:

@@ -126,6 +126,14 @@ class SharedModel:
         found = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         return {name: tensor.detach() for name, tensor in found.items()}
 
+    def move_to(self, device: torch.device) -> None:
+        """Keep the model on a device; states are copied there as they are loaded."""
+        if next(iter(self._tensors.values())).device == device:
+            return
+        self.model.to(device)
+        self.__dict__.pop("_tensors")
+        self._layout = (-1, Layout(()))
+
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Write tensors into the model, in place.
 
@@ -135,12 +143,6 @@ class SharedModel:
         with torch.no_grad():
             for name, tensor in self.tensors(state).items():
                 tensor.copy_(state[name])
-
-    def place(self, device: torch.device) -> None:
-        """Move the model to where it computes; its start stays in main memory."""
-        if next(self.model.parameters()).device.type != device.type:
-            self.model.to(device)
-            self.__dict__.pop("_tensors", None)
 
     def reset(self, but: Container[str] = ()) -> None:
         """Back to the state before the first round, except for the tensors named."""
@@ -197,6 +199,16 @@ class SharedModel:
     @cached_property
     def _batchnorms(self) -> tuple[nn.Module, ...]:
         return tuple(m for m in self.model.modules() if isinstance(m, _BatchNorm))
+
+    @property
+    def learns_statistics(self) -> bool:
+        """Whether BatchNorm takes statistics from training batches."""
+        return self._shares_batchnorm and bool(self._batchnorms)
+
+    def block_modules(self) -> tuple[nn.Module, ...]:
+        """The modules of the backbone's blocks, input to output."""
+        paths = (path for block in self._blocks for path in block.split("+"))
+        return tuple(self.model.backbone.get_submodule(path) for path in paths)
 
     def head_state(self, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:
         """A linear head's weight [C, d] and bias [C] under the names of this model's head."""

@@ -151,7 +151,7 @@ def test_a_failure_in_a_worker_says_why_to_who_simulates_it(
 ) -> None:
     spec = _with_rounds(_tiny(tmp_path, rounds={"max_abandoned": 0}), 1)
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **how: Any) -> None:
         raise DataError("row 3 of data.csv", code="row")
 
     monkeypatch.setattr("wardround_client.worker.worker.train", fail)

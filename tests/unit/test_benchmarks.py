@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from benchmarks import machine, papers, process_tree, run
+from benchmarks.local import measure as local_measure
+from benchmarks.local.workloads import NAMES as LOCAL_NAMES
+from benchmarks.local.workloads import Workload as LocalWorkload
 from benchmarks.simulator import __main__ as simulator
 from benchmarks.simulator import bare, case, measure, ours, summary
 from benchmarks.simulator.rounds import RoundClock
@@ -170,3 +173,31 @@ def test_a_machine_is_named_with_its_versions() -> None:
     text = machine.line(machine.describe())
     assert f"torch {torch.__version__.partition('+')[0]}" in text
     assert "cores" in text
+
+
+# -- local training ------------------------------------------------------------------------------
+
+
+def _trained(precision: str, shift: float = 0.0) -> dict[str, Any]:
+    start = np.ones(4, dtype=np.float32)
+    plain = local_measure.Run(2.0, 5.0, start)
+    runs = {"plain": [plain], "ours": [local_measure.Run(1.0, 5.0, start + shift)]}
+    return local_measure.summarise(LocalWorkload("bert", quick=True), precision, runs)
+
+
+def test_throughput_is_ours_over_the_plain_loops() -> None:
+    assert _trained("fp32")["throughput_of_plain"]["median"] == 2.0
+
+
+def test_a_loop_with_another_result_is_found_out_in_float32() -> None:
+    assert local_measure.disagreements([_trained("fp32"), _trained("bf16", shift=0.1)]) == []
+    assert len(local_measure.disagreements([_trained("fp32", shift=1e-3)])) == 1
+    assert len(local_measure.disagreements([_trained("fp32", shift=float("nan"))])) == 1
+
+
+def test_the_local_table_has_every_column_also_where_bfloat16_is_not_measured() -> None:
+    decisions = {name: {"mode": "fp32", "why": "only_one"} for name in LOCAL_NAMES}
+    rows = local_measure.table([_trained("fp32")], decisions).splitlines()
+    assert len(rows) == 2 + 2 * len(LOCAL_NAMES)
+    assert len({row.count("|") for row in rows}) == 1
+    assert any(local_measure.NO_BF16 in row for row in rows)

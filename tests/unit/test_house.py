@@ -71,7 +71,7 @@ def test_every_dependency_has_its_line_and_no_line_is_left_over() -> None:
     text = (ROOT / "docs" / "dependencies.md").read_text()
     always, _, extras = text.partition("## Extras")
     rows = set(re.findall(r"^\| ([a-z][\w-]*) \|", always, re.MULTILINE)) - {"package"}
-    pairs = set(re.findall(r"^\| (\w+) \| ([a-z][\w-]*)", extras, re.MULTILINE))
+    pairs = set(re.findall(r"^\| ([\w-]+) \| ([a-z][\w-]*)", extras, re.MULTILINE))
     groups = _requirements()
     assert rows == {requirement.name for requirement in groups.pop("")}
     assert pairs - {("extra", "package")} == {

@@ -293,3 +293,14 @@ def test_whatever_an_unexpected_error_says_stays_at_the_site(world: World) -> No
         '{"failure": "internal_error"}'
     )
     assert "patient-4711" in str(told[0][1])
+
+
+def test_what_a_simulated_site_lends_reaches_its_training(tmp_path: Path) -> None:
+    hospitals = ("a", "b", "c")
+    write_dataset(tmp_path / "data", hospitals)
+    spec = simulated(hospitals, simulation={"compute": {"micro_batch": 3}})
+    cache, memory = tmp_path / "cache", tmp_path / "sites"
+    sites = InProcessSites(spec, base=tmp_path, raw=None, cache=cache, memory=memory)
+    datasets = sites.workers[SiteId("a")].datasets
+    data = datasets.training_set("train", None, head_only=False)
+    assert datasets.execution(data, 1).micro_batch == 3

@@ -64,8 +64,8 @@ class EncodedSet:
 
     def batch(self, rows: torch.Tensor, device: torch.device) -> Batch:
         """Inputs and targets of the examples at ``rows``."""
-        inputs = {name: tensor[rows] for name, tensor in self.encoded.tensors.items()}
-        targets = self.encoded.targets[rows]
+        inputs = {name: t.index_select(0, rows) for name, t in self.encoded.tensors.items()}
+        targets = self.encoded.targets.index_select(0, rows)
         if "attention_mask" in inputs:
             longest = max(int(inputs["attention_mask"].sum(dim=1).max()), 1)
             inputs = {name: tensor[:, :longest] for name, tensor in inputs.items()}
@@ -110,7 +110,8 @@ class FeatureSet:
     def batch(self, rows: torch.Tensor, device: torch.device) -> Batch:
         """Features and targets of the examples at ``rows``; sequences are padded."""
         if self.lengths is None:
-            return {"features": self.features[rows].to(device)}, self.targets[rows].to(device)
+            features = self.features.index_select(0, rows).to(device)
+            return {"features": features}, self.targets.index_select(0, rows).to(device)
         stops = self.lengths.cumsum(0)
         places = [slice(int(stops[r] - self.lengths[r]), int(stops[r])) for r in rows]
         features = pad_sequence([self.features[place] for place in places], batch_first=True)

@@ -1,21 +1,27 @@
 """The local loop: what one site does in one round, or alone, or to personalise a model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from wardround_client.training.batches import TrainingSet, in_order, shuffled
+from wardround_client.training.batches import Batch, TrainingSet, in_order, shuffled
+from wardround_client.training.execution import AS_ASKED, Execution, Trial, checkpointed, runnable
+from wardround_client.training.modes import PLAIN
 from wardround_client.training.optimizer import optimizer_of, proximal
+from wardround_client.training.prefetch import batches_on
 from wardround_client.training.schedule import rate_factor
 from wardround_client.training.seeds import derive_seed
 from wardround_common.modalities.base import IGNORED
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.federation import Training
 from wardround_common.tasks.base import Predictions
+from wardround_common.tasks.loss import mass
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,32 @@ class Trained:
     num_steps: int
 
 
-def train(shared: SharedModel, data: TrainingSet, course: Course, device: torch.device) -> Trained:
+class Peers(Protocol):
+    """The processes that train together, each on its part of every batch."""
+
+    @property
+    def rank(self) -> int:
+        """This process, from 0."""
+        ...
+
+    def part(self, rows: torch.Tensor) -> torch.Tensor:
+        """This process's part of a batch's rows, in order; it may be empty."""
+        ...
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of all processes' values, the same on each."""
+        ...
+
+
+def train(
+    shared: SharedModel,
+    data: TrainingSet,
+    course: Course,
+    device: torch.device,
+    *,
+    how: Execution = AS_ASKED,
+    peers: Peers | None = None,
+) -> Trained:
     """Train the shared model in place.
 
     The model must hold the state to start from; afterwards it holds the trained one. Dropout and
@@ -60,21 +91,51 @@ def train(shared: SharedModel, data: TrainingSet, course: Course, device: torch.
         data: at least one example.
         course: what to train through.
         device: where the model is.
+        how: how steps are computed; more than one device starts the other processes.
+        peers: the other processes, in one of those.
 
     Returns:
         The mean loss over the examples of the last epoch.
     """
-    local = _LocalRun(shared, data, course, device)
+    if how.devices > 1 and peers is None:
+        from wardround_client.training.parallel import train_together
+
+        return train_together(shared, data, course, device, how)
+    local = _LocalRun(shared, data, course, device, how=how, peers=peers)
     loss, steps = math.nan, 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with ExitStack() as during:
+        during.enter_context(
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        )
+        if how.checkpointing:
+            during.enter_context(checkpointed(shared))
         for round_ in course.rounds:
-            _seed_dropout(derive_seed(course.seed, "dropout", round_), device)
+            place = () if peers is None or peers.rank == 0 else (peers.rank,)
+            _seed_dropout(derive_seed(course.seed, "dropout", round_, *place), device)
             local.enter(round_)
             for epoch in range(course.epochs):
                 loss, taken = local.epoch(round_, epoch)
                 steps += taken
     local.leave()
     return Trained(loss, steps)
+
+
+def trial_of(shared: SharedModel, data: TrainingSet, round_: int, device: torch.device) -> Trial:
+    """Two training steps of a round on the first examples, in whatever execution is asked for."""
+    course = Course(range(round_, round_ + 1), epochs=1, start=round_, total=1, seed=0)
+    size = shared.federation.training.batch_size
+    batches = torch.split(torch.arange(len(data)), size)[:1] * 2
+
+    def trial(how: Execution) -> None:
+        local = _LocalRun(shared, data, course, device, how=how)
+        local.enter(round_)
+        with ExitStack() as during:
+            if how.checkpointing:
+                during.enter_context(checkpointed(shared))
+            local.steps(batches, [1.0] * len(batches))
+        local.leave()
+
+    return trial
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
@@ -89,13 +150,23 @@ class _LocalRun:
     """A course under way: its optimizer and class weights."""
 
     def __init__(
-        self, shared: SharedModel, data: TrainingSet, course: Course, device: torch.device
+        self,
+        shared: SharedModel,
+        data: TrainingSet,
+        course: Course,
+        device: torch.device,
+        *,
+        how: Execution,
+        peers: Peers | None = None,
     ) -> None:
         self._shared = shared
         self._spec = shared.federation.training
         self._data = data
         self._course = course
         self._device = device
+        self._how = how
+        self._peers = peers
+        self._model = runnable(shared.model, how.mode)
         self._weights = class_weights(self._spec, data, shared.task.num_outputs, device)
         self._pull = proximal(shared, course.anchor)
         self._parameters: list[nn.Parameter] = []
@@ -124,32 +195,84 @@ class _LocalRun:
         batches = shuffled(self._data, self._spec.batch_size, seed)
         share = 1.0 / (course.total * course.epochs)
         done = ((round_ - course.start) * course.epochs + epoch) * share
-        losses = []
-        for step, rows in enumerate(batches):
-            factor = rate_factor(
+        factors = [
+            rate_factor(
                 self._spec.schedule,
                 round_=round_ - course.start + 1,
                 progress=done + share * step / len(batches),
             )
-            losses.append(self._step(rows, factor))
-        # Read once: a loss that is asked for at each step would hold a GPU up.
-        of_steps = torch.stack(losses).tolist()
+            for step in range(len(batches))
+        ]
+        of_steps = self.steps(batches, factors)
         sum_loss = sum(loss * len(rows) for loss, rows in zip(of_steps, batches, strict=True))
         return sum_loss / len(self._data), len(batches)
 
-    def _step(self, rows: torch.Tensor, factor: float) -> torch.Tensor:
+    def steps(self, batches: Sequence[torch.Tensor], factors: Sequence[float]) -> list[float]:
+        """One step a batch, each with its factor of the learning rate: the batches' losses."""
+        parts = [self._parts(rows) for rows in batches]
+        ready = batches_on(self._data, parts, self._device)
+        losses = [self._step(of, factor) for of, factor in zip(ready, factors, strict=True)]
+        # Read once: a loss that is asked for at each step would hold a GPU up.
+        read: list[float] = torch.stack(losses).tolist()
+        return read
+
+    def _parts(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self._peers is not None:
+            rows = self._peers.part(rows)
+        if self._how.micro_batch is None or len(rows) <= self._how.micro_batch:
+            return (rows,) if len(rows) else ()
+        return torch.split(rows, self._how.micro_batch)
+
+    def _step(self, parts: Sequence[Batch], factor: float) -> torch.Tensor:
         assert self._optimizer is not None
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
-        inputs, targets = self._data.batch(rows, self._device)
         self._clear_gradients()
-        logits = self._data.logits(self._shared.model, inputs)
-        loss = self._shared.task.loss(logits, targets, self._weights, self._spec.label_smoothing)
-        torch.autograd.backward(loss if self._pull is None else loss + self._pull())
+        if len(parts) == 1 and self._peers is None:
+            loss = self._loss(*parts[0])
+            torch.autograd.backward(loss if self._pull is None else loss + self._pull())
+            loss = loss.detach()
+        else:
+            loss = self._add_up(parts)
+            if self._pull is not None:
+                torch.autograd.backward(self._pull())
         if self._spec.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._spec.clip_norm)
         self._optimizer.step()
-        return loss.detach()
+        return loss
+
+    def _loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        mode, spec = self._how.mode, self._spec
+        if mode is PLAIN:
+            logits = self._data.logits(self._shared.model, inputs)
+            return self._shared.task.loss(logits, targets, self._weights, spec.label_smoothing)
+        with mode.context(self._device):
+            logits = self._data.logits(self._model, mode.arranged(inputs))
+        return self._shared.task.loss(logits.float(), targets, self._weights, spec.label_smoothing)
+
+    def _add_up(self, parts: Sequence[Batch]) -> torch.Tensor:
+        """Gradients of a batch in parts; the loss is the parts' mean, weighted by their masses."""
+        masses = [mass(targets, self._weights) for _, targets in parts]
+        whole = torch.stack(masses).sum() if masses else torch.zeros((), device=self._device)
+        if self._peers is not None:
+            whole = self._peers.total(whole)
+        share = torch.where(whole > 0, 1.0 / whole, 0.0)
+        loss = torch.zeros((), device=self._device)
+        for (inputs, targets), own in zip(parts, masses, strict=True):
+            of_part = self._loss(inputs, targets) * (own * share)
+            torch.autograd.backward(of_part)
+            loss += of_part.detach()
+        return loss if self._peers is None else self._exchange(loss)
+
+    def _exchange(self, loss: torch.Tensor) -> torch.Tensor:
+        """All processes' gradients and losses summed, in one message."""
+        assert self._peers is not None
+        flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        total = self._peers.total(torch.cat([*(each.flatten() for each in flat), loss[None]]))
+        sizes = [p.numel() for p in self._parameters]
+        for parameter, grad in zip(self._parameters, torch.split(total[:-1], sizes), strict=True):
+            parameter.grad = grad.view_as(parameter)
+        return total[-1]
 
     def _clear_gradients(self) -> None:
         for parameter in self._parameters:

@@ -34,11 +34,14 @@ def optimizer_of(
             if part
         ]
     decay = spec.weight_decay
+    # What PyTorch chooses itself on a processor, where it would ask again at every step.
+    foreach = False if all(parameter.device.type == "cpu" for parameter in parameters) else None
     if spec.name == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=spec.momentum, weight_decay=decay)
-    if spec.name == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
-    return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+        return torch.optim.SGD(
+            groups, lr=rate, momentum=spec.momentum, weight_decay=decay, foreach=foreach
+        )
+    adam = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
+    return adam(groups, lr=rate, weight_decay=decay, foreach=foreach)
 
 
 def proximal(

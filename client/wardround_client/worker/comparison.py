@@ -127,6 +127,7 @@ class ModelComparison:
         spec = self._shared.federation
         data = self._datasets.training_set("train", moments, head_only=self._head_only)
         warm = self._own_head(moments) if spec.head.warm_start else None
+        how = self._datasets.execution(data, self._last)
         self._shared.reset()
         if warm is not None:
             self._shared.load(self._shared.head_state(warm.weight, warm.bias))
@@ -138,7 +139,7 @@ class ModelComparison:
             seed=derive_seed(self._seed, "local", self._site),
             continuous=True,
         )
-        train(self._shared, data, course, self._device)
+        train(self._shared, data, course, self._device, how=how)
         return self._trained()
 
     def _local(self, rounds: int) -> Predictions:
@@ -177,6 +178,7 @@ class ModelComparison:
         if epochs == 0 or rounds == 0:
             return None
         data = self._datasets.training_set("train", moments, head_only=self._head_only)
+        how = self._datasets.execution(data, self._last)
         self._shared.reset()
         self._shared.load(state)
         course = Course(
@@ -186,7 +188,7 @@ class ModelComparison:
             total=1,
             seed=derive_seed(self._seed, "personalise", self._site),
         )
-        train(self._shared, data, course, self._device)
+        train(self._shared, data, course, self._device, how=how)
         return self.predictions(self._trained(), moments)
 
     def exact_head(self, state: State, moments: TableMoments | None) -> Predictions | None:

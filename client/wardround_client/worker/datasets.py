@@ -8,7 +8,9 @@ import torch
 
 from wardround_client.data.split import SiteExamples
 from wardround_client.training.batches import EncodedSet, FeatureSet, TrainingSet
+from wardround_client.training.execution import Execution, execution_for
 from wardround_client.training.features import cached_features, extract
+from wardround_client.training.local import trial_of
 from wardround_common.modalities.base import (
     IGNORED,
     Encoder,
@@ -21,6 +23,7 @@ from wardround_common.modalities.tabular import TableEncoder
 from wardround_common.moments import FloatArray, moment_sums, moments_of
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
+from wardround_common.spec.lending import Lending
 from wardround_common.wire.step import TableMoments
 
 Part = Literal["train", "validation", "test"]
@@ -34,15 +37,24 @@ class SiteDatasets:
         examples: the site's data.
         cache: folder for features.
         device: where the model is.
+        lending: what the site lends to training; None for the defaults.
     """
 
     def __init__(
-        self, shared: SharedModel, examples: SiteExamples, cache: Path, device: torch.device
+        self,
+        shared: SharedModel,
+        examples: SiteExamples,
+        cache: Path,
+        device: torch.device,
+        *,
+        lending: Lending | None = None,
     ) -> None:
         self._shared = shared
         self._examples = examples
         self._cache = cache
         self._device = device
+        self._lending = lending or Lending()
+        self._executions: dict[tuple[str, ...], Execution] = {}
         self._encoded: dict[tuple[Part, TableMoments | None], EncodedSet] = {}
         self._features: dict[tuple[Part, TableMoments | None], FeatureSet] = {}
 
@@ -101,6 +113,21 @@ class SiteDatasets:
                     part=part,
                 )
         return self._features[key]
+
+    def execution(self, data: TrainingSet, round_: int) -> Execution:
+        """How a round is trained here: decided at the first one that trains the same tensors."""
+        names = self._shared.names(round_)
+        if names not in self._executions:
+            self._executions[names] = execution_for(
+                self._shared,
+                data,
+                self._lending,
+                trial_of(self._shared, data, round_, self._device),
+                device=self._device,
+                folder=self._cache,
+                round_=round_,
+            )
+        return self._executions[names]
 
     def own_moments(self) -> TableMoments | None:
         """The site's own mean and deviation of numeric columns; None where none are used."""

@@ -31,6 +31,7 @@ from wardround_common.moments import moments_layout
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import Lora, TuningMethod
+from wardround_common.spec.lending import Lending
 from wardround_common.tuning.lora_factors import at_rank, zero_beyond_rank
 from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.bodies import (
@@ -65,6 +66,7 @@ class SiteWorker:
         device: where to compute.
         feedback: what coding lost of the site's updates; None where nothing is to be remembered.
         lora_rank: this site's largest rank of adapters; None for the federation's.
+        lending: what the site lends to training; None for the defaults.
 
     Raises:
         ConfigError: a rank below the federation's, and the federation averages factors.
@@ -80,6 +82,7 @@ class SiteWorker:
         *,
         feedback: ErrorFeedback | None = None,
         lora_rank: int | None = None,
+        lending: Lending | None = None,
     ) -> None:
         self._rank = _smaller_rank(shared.federation.tuning, lora_rank)
         self.name = name
@@ -88,7 +91,7 @@ class SiteWorker:
         self._cache = cache
         self._device = device
         self._feedback = feedback
-        shared.place(device)
+        self._lending = lending
         self._examples: SiteExamples | None = None
         self._datasets: SiteDatasets | None = None
         self._seconds: dict[Phase, float] = {}
@@ -148,7 +151,9 @@ class SiteWorker:
     def datasets(self) -> SiteDatasets:
         """The site's data in the forms that steps need."""
         if self._datasets is None:
-            self._datasets = SiteDatasets(self._shared, self._loaded(), self._cache, self._device)
+            self._datasets = SiteDatasets(
+                self._shared, self._loaded(), self._cache, self._device, lending=self._lending
+            )
         return self._datasets
 
     def _loaded(self) -> SiteExamples:
@@ -245,8 +250,9 @@ class SiteWorker:
             anchor=_on(self._device, received) if spec.aggregation.rule == "fedprox" else None,
         )
         with self._timed("train"):
+            how = self.datasets.execution(data, round_)
             self._start_from(received)
-            trained = train(self._shared, data, course, self._device)
+            trained = train(self._shared, data, course, self._device, how=how)
             update = self._shared.change_since(layout, received)
             if self._rank is not None:
                 cut = at_rank(unpack(layout, update), self._rank)

@@ -22,6 +22,7 @@ from wardround_common.spec.base import (
 )
 from wardround_common.spec.data import ColumnPartition, DataSpec, Partition, TabularData
 from wardround_common.spec.exchange import Exchange
+from wardround_common.spec.lending import Lending
 from wardround_common.types import HEX_DIGEST, Digest, sha256_hex
 
 
@@ -276,6 +277,13 @@ class Training(Table):
     clip_norm: Positive | None = Field(
         default=None, description="Clip the gradient's L2 norm each step."
     )
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32",
+        description='What matrix products and convolutions are computed in: "fp32"; "bf16" where a '
+        'site\'s hardware has it, fp32 elsewhere; "auto", where it also was measured to be faster '
+        "at that site (and likewise images with their channels last). Parameters and updates are "
+        "float32 in any case. A site may be stricter.",
+    )
 
 
 class Rounds(Table):
@@ -433,15 +441,13 @@ class Simulation(Table):
         description="Site -> LoRA rank where it is smaller than tuning.rank, as compute.lora_rank "
         'of site.toml. Needs tuning.merge = "product".',
     )
-    device: Literal["cpu", "cuda"] = Field(
-        default="cpu",
-        description='Where sites compute. "cuda" in one process, or on Ray, which deals GPUs out '
-        "(--engine ray --gpus 1).",
-    )
     checkpoint_s: NonNegative = Field(
         default=10.0,
         description="Seconds between two moments at which the run becomes durable; a crash costs "
         "the time since the last one, not the result. 0: after every step.",
+    )
+    compute: Lending = Field(
+        default_factory=Lending, description="What each simulated site lends to training."
     )
 
 

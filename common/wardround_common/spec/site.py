@@ -7,6 +7,7 @@ from pydantic import Field
 
 from wardround_common.spec.base import ColumnName, SiteName, Table
 from wardround_common.spec.data import Partition
+from wardround_common.spec.lending import Lending
 
 DataFormat = Literal["csv", "parquet", "jsonl", "npz", "conll"]
 
@@ -42,12 +43,9 @@ class SiteData(Table):
     )
 
 
-class Compute(Table):
+class Compute(Lending):
     """What the site lends to training."""
 
-    device: str = Field(
-        default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description='"cpu", "cuda" or "cuda:N".'
-    )
     cache: str = Field(
         default="cache",
         description="Folder for cached features, relative to site.toml. It holds "

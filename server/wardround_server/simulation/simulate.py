@@ -159,7 +159,7 @@ def _standing_clock() -> float:
 def _grid(plan: SimulationPlan, sites: SimulatedSites, failures: Failures) -> Iterator[LocalGrid]:
     """How the engine reaches the sites."""
     roster = plan.spec.federation.sites
-    if plan.workers > 1 and plan.spec.simulation and plan.spec.simulation.device != "cpu":
+    if plan.workers > 1 and plan.spec.simulation and plan.spec.simulation.compute.device != "cpu":
         raise ConfigError(
             "--workers forks processes, which a GPU does not survive; use --engine ray, or one",
             code="workers_device",

@@ -1,0 +1,1 @@
+"""Our local training beside a plain PyTorch loop: same model, data, order, steps, precision."""
