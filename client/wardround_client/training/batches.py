@@ -38,7 +38,7 @@ class TrainingSet(Protocol):
         """The model's logits for inputs of a batch."""
         ...
 
-    def class_counts(self, num_outputs: int) -> torch.Tensor:
+    def classclass_counts(self, num_outputs: int) -> torch.Tensor:
         """int64 [num_outputs], labelled positions of each class."""
         ...
 
@@ -77,9 +77,9 @@ class EncodedSet:
         output: torch.Tensor = model(**inputs)
         return output
 
-    def class_counts(self, num_outputs: int) -> torch.Tensor:
+    def classclass_counts(self, num_outputs: int) -> torch.Tensor:
         """int64 [num_outputs]."""
-        return _counts(self.encoded.targets, num_outputs)
+        return class_counts(self.encoded.targets, num_outputs)
 
     def lengths_hint(self) -> torch.Tensor | None:
         """Tokens of each example."""
@@ -124,9 +124,9 @@ class FeatureSet:
         output: torch.Tensor = model.head(inputs["features"])
         return output
 
-    def class_counts(self, num_outputs: int) -> torch.Tensor:
+    def classclass_counts(self, num_outputs: int) -> torch.Tensor:
         """int64 [num_outputs]."""
-        return _counts(self.targets, num_outputs)
+        return class_counts(self.targets, num_outputs)
 
     def lengths_hint(self) -> torch.Tensor | None:
         """A head costs the same on every example."""
@@ -138,7 +138,8 @@ class FeatureSet:
         return numbers if self.lengths is None else numbers.repeat_interleave(self.lengths)
 
 
-def _counts(targets: torch.Tensor, num_outputs: int) -> torch.Tensor:
+def class_counts(targets: torch.Tensor, num_outputs: int) -> torch.Tensor:
+    """int64 [num_outputs], labelled positions of each class."""
     return torch.bincount(targets[targets != IGNORED], minlength=num_outputs)
 
 
