@@ -11,14 +11,13 @@ two happens therefore depends on the federation file, the site's ``compute.cache
 never on what is on disk; and what is computed afresh is what is read back, to the bit.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from wardround_client.training.batches import Batch, EncodedSet, TrainingSet, class_counts, in_order
+from wardround_client.training.batches import Batch, Source, TrainingSet, class_counts, in_order
 from wardround_client.training.rows import RowWriter, read_rows
 from wardround_common.backbones.split import HIDDEN, MASK, SplitBackbone
 from wardround_common.modalities.base import IntArray
@@ -85,47 +84,45 @@ class BlockInputSet:
         return self
 
 
-def num_bytes(split: SplitBackbone, data: EncodedSet) -> int:
+def num_bytes(split: SplitBackbone, data: Source) -> int:
     """Bytes that the inputs of a block take for all examples."""
-    positions = len(data) if split.shape is not None else int(_lengths(data).sum())
+    positions = len(data) if split.shape is not None else int(_lengths(data.made()).sum())
     return _FLOAT32 * split.width * positions
 
 
 def block_inputs(
     shared: SharedModel,
     split: SplitBackbone,
-    data: EncodedSet,
+    data: Source,
     device: torch.device,
-    path: Callable[[tuple[int, ...]], Path],
+    path: Path,
 ) -> BlockInputSet:
     """Block inputs from the cache, or computed and kept.
 
     Args:
         shared: the model in its initial state.
         split: where it is cut.
-        data: the encoded examples; at least one.
+        data: the examples, at least one; images are decoded only if they have to be computed.
         device: where the model is.
-        path: shape of the rows -> the cache file.
+        path: the cache file; its folder is made if absent.
     """
-    lengths = None if split.shape is not None else _lengths(data)
+    lengths = None if split.shape is not None else _lengths(data.made())
     num_rows = len(data) if lengths is None else int(lengths.sum())
     shape = (num_rows, *(split.shape or (split.width,)))
-    file = path(shape)
-    rows = read_rows(file, HIDDEN, shape)
+    rows = read_rows(path, HIDDEN, shape)
     if rows is None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with RowWriter(file, HIDDEN, shape) as writer:
-            _compute(shared, split, data, device, writer)
-        rows = read_rows(file, HIDDEN, shape)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with RowWriter(path, HIDDEN, shape) as writer:
+            _compute(shared, split, data.made(), device, writer)
+        rows = read_rows(path, HIDDEN, shape)
         assert rows is not None
-    encoded = data.encoded
-    return BlockInputSet(split, rows, encoded.targets, encoded.subjects, lengths, data.missed)
+    return BlockInputSet(split, rows, data.targets, data.subjects, lengths, data.missed)
 
 
 def _compute(
     shared: SharedModel,
     split: SplitBackbone,
-    data: EncodedSet,
+    data: TrainingSet,
     device: torch.device,
     writer: RowWriter,
 ) -> None:
@@ -142,7 +139,7 @@ def _compute(
             writer.put(slice(stop - length, stop), values[:length])
 
 
-def _lengths(data: EncodedSet) -> torch.Tensor:
+def _lengths(data: TrainingSet) -> torch.Tensor:
     lengths = data.lengths_hint()
     assert lengths is not None, "only texts have hidden states of different lengths"
     return lengths

@@ -121,7 +121,8 @@ class _LocalRun:
         """One pass over the data: mean loss over its examples, and the steps taken."""
         course = self._course
         seed = derive_seed(course.seed, "shuffle", round_, epoch)
-        batches = shuffled(self._data, self._spec.batch_size, seed)
+        data = self._data.view((round_ - 1) * course.epochs + epoch)
+        batches = shuffled(data, self._spec.batch_size, seed)
         share = 1.0 / (course.total * course.epochs)
         done = ((round_ - course.start) * course.epochs + epoch) * share
         losses = []
@@ -131,19 +132,19 @@ class _LocalRun:
                 round_=round_ - course.start + 1,
                 progress=done + share * step / len(batches),
             )
-            losses.append(self._step(rows, factor))
+            losses.append(self._step(data, rows, factor))
         # Read once: a loss that is asked for at each step would hold a GPU up.
         of_steps = torch.stack(losses).tolist()
         sum_loss = sum(loss * len(rows) for loss, rows in zip(of_steps, batches, strict=True))
         return sum_loss / len(self._data), len(batches)
 
-    def _step(self, rows: torch.Tensor, factor: float) -> torch.Tensor:
+    def _step(self, data: TrainingSet, rows: torch.Tensor, factor: float) -> torch.Tensor:
         assert self._optimizer is not None
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
-        inputs, targets = self._data.batch(rows, self._device)
+        inputs, targets = data.batch(rows, self._device)
         self._clear_gradients()
-        logits = self._data.logits(self._shared.model, inputs)
+        logits = data.logits(self._shared.model, inputs)
         loss = self._shared.task.loss(logits, targets, self._weights, self._spec.label_smoothing)
         torch.autograd.backward(loss if self._pull is None else loss + self._pull())
         if self._spec.clip_norm is not None:

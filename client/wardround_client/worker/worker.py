@@ -57,8 +57,9 @@ class SiteWorker:
         name: the site.
         shared: the federation's model; sites of a simulation share it.
         examples: reads the site's data, when the first step comes.
-        cache: folder for cached features.
+        cache: folder for cached features and block inputs.
         device: where to compute.
+        cache_gib: largest file of block inputs; None for the default of a site's file.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class SiteWorker:
         examples: Callable[[], SiteExamples],
         cache: Path,
         device: torch.device,
+        cache_gib: float | None = None,
     ) -> None:
         self.name = name
+        self._cache_gib = cache_gib
         self._shared = shared
         self._load = examples
         self._cache = cache
@@ -133,7 +136,9 @@ class SiteWorker:
     def datasets(self) -> SiteDatasets:
         """The site's data in the forms that steps need."""
         if self._datasets is None:
-            self._datasets = SiteDatasets(self._shared, self._loaded(), self._cache, self._device)
+            self._datasets = SiteDatasets(
+                self._shared, self._loaded(), self._cache, self._device, self._cache_gib
+            )
         return self._datasets
 
     def _loaded(self) -> SiteExamples:
@@ -211,11 +216,8 @@ class SiteWorker:
         spec, round_ = self._shared.federation, manifest.round
         layout = manifest.state_layout
         assert state is not None
-        head_only = self._shared.head_only(round_)
         with self._timed("features"):
-            data = self.datasets.training_set(
-                "train", self._table_moments(manifest), head_only=head_only
-            )
+            data = self.datasets.training_set("train", self._table_moments(manifest), round_)
         received = unpack(layout, state)
         course = Course(
             rounds=range(round_, round_ + 1),
@@ -237,9 +239,7 @@ class SiteWorker:
         if num_subjects == 0:
             return EvaluateBody(loss=None, metric=None, num_validation_subjects=0), None
         data = self.datasets.training_set(
-            "validation",
-            self._table_moments(manifest),
-            head_only=self._shared.head_only(manifest.round),
+            "validation", self._table_moments(manifest), manifest.round
         )
         with self._timed("evaluate"):
             self._start_from(unpack(manifest.state_layout, state))

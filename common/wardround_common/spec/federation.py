@@ -13,6 +13,7 @@ from wardround_common.canonical import canonical_bytes
 from wardround_common.spec.base import (
     Count,
     NonNegative,
+    OpenOrOne,
     OpenRate,
     Positive,
     Rate,
@@ -232,6 +233,47 @@ class CosineSchedule(Table):
 Schedule = Annotated[ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="kind")]
 
 
+class Augmentation(Table):
+    """Several views of each training image (Krizhevsky et al. 2012, section 4.1).
+
+    View 0 is the image as it is; the others are drawn once, from the federation's seed and the
+    image alone. Epoch e of the run trains on view e modulo their number, so a frozen backbone's
+    features are still computed once for each view.
+    """
+
+    views: int = Field(
+        default=4, ge=2, le=64, description="Views of each image, the plain one among them."
+    )
+    horizontal_flip: bool = Field(default=False, description="Mirror left and right, half of all.")
+    vertical_flip: bool = Field(default=False, description="Mirror up and down, half of all.")
+    rotation_degrees: float = Field(
+        default=0.0, ge=0.0, le=180.0, description="Largest rotation, either way; corners black."
+    )
+    scale: tuple[OpenOrOne, OpenOrOne] = Field(
+        default=(1.0, 1.0),
+        description="Smallest and largest share of the image's area in a square crop, which is "
+        "scaled back to the image's size.",
+    )
+    brightness: RateBelowOne = Field(
+        default=0.0, description="Largest relative change of brightness, either way."
+    )
+    contrast: RateBelowOne = Field(
+        default=0.0, description="Largest relative change of contrast, either way."
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "Augmentation":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale gives the smallest share first, such as [0.7, 1.0]")
+        amounts = (self.rotation_degrees, self.brightness, self.contrast, 1.0 - self.scale[0])
+        if not (self.horizontal_flip or self.vertical_flip or any(amounts)):
+            raise ValueError(
+                "every view would be the plain image; choose at least one of horizontal_flip, "
+                "vertical_flip, rotation_degrees, scale, brightness, contrast"
+            )
+        return self
+
+
 class Training(Table):
     """What a site does in one round."""
 
@@ -252,6 +294,11 @@ class Training(Table):
     label_smoothing: Rate = Field(default=0.0, description="Label smoothing of the cross-entropy.")
     clip_norm: Positive | None = Field(
         default=None, description="Clip the gradient's L2 norm each step."
+    )
+    augmentation: Augmentation | None = Field(
+        default=None,
+        description="Views of each training image. Absent: the plain image alone. Validation and "
+        "test always see the plain image.",
     )
 
 
@@ -477,6 +524,11 @@ class FederationSpec(Table):
             raise ValueError('task.kind = "entities" goes with data.modality = "tokens"')
         if tabular and self.tuning.method not in {"head", "full"}:
             raise ValueError('tables have no backbone: tuning.method is "head" or "full"')
+        if self.training.augmentation is not None and self.data.modality != "image":
+            raise ValueError(
+                f'training.augmentation makes views of images; data.modality is '
+                f'"{self.data.modality}": leave the table out'
+            )
         if self.head.warm_start and not (self.exact_head.enabled and self.head.kind == "linear"):
             raise ValueError('head.warm_start needs exact_head.enabled and head.kind = "linear"')
 
