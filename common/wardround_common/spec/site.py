@@ -53,6 +53,14 @@ class Compute(Table):
         description="Folder for cached features, relative to site.toml. It holds "
         "data derived from patients: protect it like the data.",
     )
+    cache_gib: float = Field(
+        default=4.0,
+        ge=0.0,
+        description="Largest file of block inputs that is kept, in GiB, for each part of the data. "
+        "Where only the last blocks are trained and their inputs would take more, the whole "
+        "backbone runs at every step instead: slower, and different in last bits. A simulation "
+        "uses the default.",
+    )
 
 
 class SiteSpec(Table):
