@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = {"simulator": "benchmarks.simulator"}
+PARTS = {"frozen": "benchmarks.frozen", "simulator": "benchmarks.simulator"}
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
