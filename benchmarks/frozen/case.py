@@ -9,7 +9,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import timm
 import torch
+import torchvision
 from safetensors.numpy import load_file
 
 # Imported before the clock starts, as the product's process has them when its work begins.
@@ -40,6 +42,8 @@ CASES = ("epoch-plain", "epoch-ours", "study-plain", "study-ours", "blocks-whole
 CPU = torch.device("cpu")
 _IMAGES = 128
 _EPOCHS = 50
+assert timm
+assert torchvision
 assert wardround_client.app
 assert wardround_server.app
 

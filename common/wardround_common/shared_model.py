@@ -196,6 +196,16 @@ class SharedModel:
             self._trainable = (names, self._set_trainable(frozenset(names)))
         return self._trainable[1]
 
+    def eval_mode(self) -> None:
+        """Evaluation mode throughout; most modules never left it, and PyTorch would set them all."""
+        for module in self._modules:
+            if module.training:
+                module.training = False
+
+    @cached_property
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return tuple(self.model.modules())
+
     def _before(self, block: str) -> list[nn.Module]:
         if self._frozen[0] != block:
             self._frozen = (block, modules_before(self.model.backbone, block))

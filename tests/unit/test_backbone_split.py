@@ -119,7 +119,8 @@ def test_the_halves_follow_the_mode_and_the_weights_of_the_whole() -> None:
     tensors = split.prefix(pixels(32))
     with torch.no_grad():
         before = split.suffix(tensors)
-        next(backbone.net.layer4.parameters()).mul_(1.5)
+        for parameter in backbone.net.layer4.parameters():
+            parameter.add_(0.5)
         assert torch.equal(split.suffix(tensors), backbone(**pixels(32)))
         assert not torch.equal(split.suffix(tensors), before)
 

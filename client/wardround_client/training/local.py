@@ -115,7 +115,7 @@ class _LocalRun:
     def leave(self) -> None:
         """Evaluation mode; the gradients' memory is free."""
         self._clear_gradients()
-        self._shared.model.eval()
+        self._shared.eval_mode()
 
     def epoch(self, round_: int, epoch: int) -> tuple[float, int]:
         """One pass over the data: mean loss over its examples, and the steps taken."""
@@ -184,7 +184,7 @@ def predict(
     Returns:
         The predictions, and the mean loss without class weights.
     """
-    shared.model.eval()
+    shared.eval_mode()
     sum_loss = 0.0
     logits_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
     targets_of: list[torch.Tensor] = [torch.empty(0)] * len(data)

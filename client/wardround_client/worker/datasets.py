@@ -159,7 +159,7 @@ class SiteDatasets:
         if not block or self._cache_gib == 0.0 or not len(source):
             return source.made()
         self._shared.reset()
-        self._shared.model.eval()
+        self._shared.eval_mode()
         split = self._shared.split(block)
         if split is None or num_bytes(split, source) > self._cache_gib * _GIB:
             return source.made()

@@ -117,7 +117,8 @@ def split_at(
             whole = backbone(**probe)
             hidden = _input_of(backbone.get_submodule(first), backbone, probe)
             rest = _rest_of(backbone, first)
-            if rest is None or hidden.dtype != torch.float32:
+            constant = bool((hidden == hidden.flatten()[0]).all())  # it would prove nothing
+            if rest is None or hidden.dtype != torch.float32 or constant:
                 return None
             text = MASK in probe
             shape = None if text else tuple(hidden.shape[1:])
