@@ -164,7 +164,7 @@ def last_blocks(
     first = next(iter(sites.workers.values()))
     datasets = SiteDatasets(
         sites.shared,
-        first.datasets._examples,  # noqa: SLF001  the site's own, with another limit
+        first.datasets._examples,
         cache,
         CPU,
         cache_gib=0.0 if name == "blocks-whole" else 4.0,
@@ -174,7 +174,9 @@ def last_blocks(
     with clock.running():
         train(sites.shared, sets[0], Course(range(1, 2), 1, 1, 1, seed=0), CPU)
         predict(sites.shared, sets[1], CPU)
-    return np.concatenate([t.ravel() for t in sites.shared.tensors(sites.shared.names(1)).values()]), None
+    return np.concatenate(
+        [t.ravel() for t in sites.shared.tensors(sites.shared.names(1)).values()]
+    ), None
 
 
 def _flat(module: torch.nn.Module) -> np.ndarray:

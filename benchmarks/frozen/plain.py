@@ -54,9 +54,7 @@ def federate(
 
 
 @torch.no_grad()
-def accuracy(
-    backbone: nn.Module, head: nn.Module, sites: list[Images]
-) -> float:
+def accuracy(backbone: nn.Module, head: nn.Module, sites: list[Images]) -> float:
     """Share of right answers over all sites' images."""
     right = number = 0
     for pixels, targets in sites:

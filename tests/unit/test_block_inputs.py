@@ -71,9 +71,7 @@ def make_image_model(folder: Path, seed: int = 0, **tables: Any) -> SharedModel:
     data = {"modality": "image", "label": "finding", "size": 32}
     tuning = {"method": "last-k", "blocks": 2}
     raw = {"data": data, "tuning": tuning} | tables
-    return SharedModel(
-        text_federation(f"file:{path}#timm:test_resnet", file_digest(path), **raw)
-    )
+    return SharedModel(text_federation(f"file:{path}#timm:test_resnet", file_digest(path), **raw))
 
 
 def datasets(

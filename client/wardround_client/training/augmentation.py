@@ -123,7 +123,7 @@ class AugmentedSet:
 
 @lru_cache(maxsize=1)
 def _functional() -> ModuleType:
-    """torchvision's transforms; imported at the first view, since the import takes a while."""
+    """Torchvision's transforms; imported at the first view, since the import takes a while."""
     from torchvision.transforms.v2 import functional
 
     return functional

@@ -108,9 +108,7 @@ def cached_features(
     labelled = targets != IGNORED
     lengths = labelled.sum(dim=1) if targets.dim() == 2 else None
     shape = (int(labelled.sum()), shared.feature_dim)
-    path = cache_file(
-        shared, folder, data_sha256=data_sha256, part=part, rows=len(data), view=view
-    )
+    path = cache_file(shared, folder, data_sha256=data_sha256, part=part, rows=len(data), view=view)
     features = read_rows(path, _NAME, shape)
     if features is None:
         features = extract(shared, data.made(), device)

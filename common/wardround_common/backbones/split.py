@@ -214,8 +214,8 @@ def _image_rest(
 def _torchvision_vit(
     net: nn.Module, first: str
 ) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
-    """torchvision adds class token and positions outside of any module that could be left out."""
-    names = list(net.get_submodule("encoder.layers")._modules)
+    """Torchvision adds class token and positions outside of any module that could be left out."""
+    names = [name for name, _ in net.get_submodule("encoder.layers").named_children()]
     layers = [net.get_submodule(f"encoder.layers.{n}") for n in names[names.index(first) :]]
     norm, heads = net.get_submodule("encoder.ln"), net.get_submodule("heads")
 
@@ -238,24 +238,26 @@ def _without_start(module: nn.Module, path: list[str]) -> tuple[nn.Module, _Pair
         The copy, and (copy, original) of each container: they share all else.
     """
     tail = copy.copy(module)
-    tail._modules = dict(module._modules)
+    children: dict[str, nn.Module | None] = dict(vars(module)["_modules"])
+    vars(tail)["_modules"] = children  # a copy shares its dictionary of children otherwise
     pairs = [(tail, module)]
-    names = list(tail._modules)
-    place = names.index(path[0])
+    place = list(children).index(path[0])
+    before, first = list(children)[:place], children[path[0]]
+    for name in before:
+        if isinstance(module, nn.ModuleList):
+            del children[name]  # what would stand in for it need not know its signature
+        elif children[name] is not None:
+            children[name] = _Passing()
     if isinstance(module, nn.ModuleList):
-        # The members before are left out: what stands in for them need not know their signature.
-        kept = [tail._modules[name] for name in names[place:]]
-        tail._modules = {str(number): member for number, member in enumerate(kept)}
-        place, names = 0, list(tail._modules)
-    for name in names[:place]:
-        if tail._modules[name] is not None:
-            tail._modules[name] = _Passing()
+        kept = list(children.values())
+        children.clear()
+        children.update({str(number): member for number, member in enumerate(kept)})
+        place = 0
     if hasattr(module, "_pos_embed"):
-        tail.__dict__["_pos_embed"] = _same  # timm's ViT adds positions outside of a module
+        vars(tail)["_pos_embed"] = _same  # timm's ViT adds positions outside of a module
     if len(path) > 1:
-        inner = tail._modules[names[place]]
-        assert inner is not None
-        tail._modules[names[place]], more = _without_start(inner, path[1:])
+        assert first is not None
+        children[list(children)[place]], more = _without_start(first, path[1:])
         pairs += more
     return tail, pairs
 

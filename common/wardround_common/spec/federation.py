@@ -249,8 +249,10 @@ class Augmentation(Table):
     rotation_degrees: float = Field(
         default=0.0, ge=0.0, le=180.0, description="Largest rotation, either way; corners black."
     )
-    scale: tuple[OpenOrOne, OpenOrOne] = Field(
+    scale: tuple[OpenOrOne, ...] = Field(
         default=(1.0, 1.0),
+        min_length=2,
+        max_length=2,
         description="Smallest and largest share of the image's area in a square crop, which is "
         "scaled back to the image's size.",
     )
@@ -526,7 +528,7 @@ class FederationSpec(Table):
             raise ValueError('tables have no backbone: tuning.method is "head" or "full"')
         if self.training.augmentation is not None and self.data.modality != "image":
             raise ValueError(
-                f'training.augmentation makes views of images; data.modality is '
+                f"training.augmentation makes views of images; data.modality is "
                 f'"{self.data.modality}": leave the table out'
             )
         if self.head.warm_start and not (self.exact_head.enabled and self.head.kind == "linear"):
