@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class RowWriter:
         """Write rows."""
         self._rows[where] = values.numpy()
 
-    def __enter__(self) -> "RowWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -69,6 +69,7 @@ class SiteWorker:
         examples: Callable[[], SiteExamples],
         cache: Path,
         device: torch.device,
+        *,
         cache_gib: float | None = None,
     ) -> None:
         self.name = name

@@ -122,7 +122,10 @@ class HeadOnly(Table):
 
 
 class LastBlocks(Table):
-    """Train the last blocks of the backbone and the head."""
+    """Train the last blocks of the backbone and the head.
+
+    What comes before them stays in evaluation mode; its output is computed once and cached.
+    """
 
     method: Literal["last-k"] = Field(description="What is trained beside the head.")
     blocks: Count = Field(default=1, description="How many blocks, counted from the output.")
