@@ -6,6 +6,7 @@ goes along have the same pixels, and a site's views do not change when an image 
 """
 
 import hashlib
+import importlib
 import math
 import random
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Views:
         """
         if view == 0:
             return image
-        digest = hashlib.sha256(image.contiguous().numpy()).hexdigest()
+        digest = hashlib.sha256(image.numpy().tobytes()).hexdigest()
         # Python's generator is specified bit by bit; torch's may differ between versions.
         draw = random.Random(derive_seed(self.seed, "view", view, digest))  # noqa: S311
         return _transformed(image, self.spec, draw)
@@ -124,9 +125,7 @@ class AugmentedSet:
 @lru_cache(maxsize=1)
 def _functional() -> ModuleType:
     """Torchvision's transforms; imported at the first view, since the import takes a while."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
+    return importlib.import_module("torchvision.transforms.v2.functional")
 
 
 def _transformed(image: torch.Tensor, spec: Augmentation, draw: random.Random) -> torch.Tensor:
