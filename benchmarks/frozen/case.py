@@ -174,9 +174,10 @@ def last_blocks(
     with clock.running():
         train(sites.shared, sets[0], Course(range(1, 2), 1, 1, 1, seed=0), CPU)
         predict(sites.shared, sets[1], CPU)
-    return np.concatenate(
-        [t.ravel() for t in sites.shared.tensors(sites.shared.names(1)).values()]
-    ), None
+    # The change, not the values: pretrained weights would hide what training did.
+    initial, names = sites.shared.initial, sites.shared.names(1)
+    moved = [t - initial[name] for name, t in sites.shared.tensors(names).items()]
+    return np.concatenate([tensor.ravel() for tensor in moved]), None
 
 
 def _flat(module: torch.nn.Module) -> np.ndarray:
