@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wardround_common.backbones.registry import load_backbone
+from wardround_common.backbones.split import SplitBackbone, modules_before, probe_of, split_at
 from wardround_common.model import FineTunedModel, build_model
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.tasks.base import Task
@@ -54,11 +55,14 @@ class SharedModel:
         self.encoder = loaded.encoder
         self._blocks = loaded.blocks
         self._shares_batchnorm = federation.exchange.batchnorm == "shared"
+        self._splits: dict[str, SplitBackbone | None] = {}
         self._names: tuple[int, tuple[str, ...]] = (-1, ())
+        self._first: tuple[int, str | None] = (-1, None)
         self._layout: tuple[int, Layout] = (-1, Layout(()))
         self._codec: tuple[Layout, Codec | None] | None = None
         self._change: tuple[Layout, Packed, tuple[torch.Tensor, ...]] | None = None
         self._trainable: tuple[tuple[str, ...], list[nn.Parameter]] = ((), [])
+        self._frozen: tuple[str, list[nn.Module]] = ("", [])
         self._trained: tuple[int, frozenset[str]] = (0, frozenset())
         self._state_layout: tuple[int, Layout] = (-1, Layout(()))
         ever = self.state_layout(max(federation.rounds.count, 1)).tensors
@@ -117,6 +121,41 @@ class SharedModel:
         """Whether a round leaves the backbone as it is, so that features can be cached."""
         return all(name.startswith(_HEAD) for name in self.names(round_))
 
+    def first_trained(self, round_: int) -> str | None:
+        """The first block that a round moves, where all that is before it stays as it is.
+
+        None for head-only rounds, where every block stays; and where something outside of the
+        blocks moves, or something in the first of them.
+        """
+        if self._first[0] != round_:
+            self._first = (round_, self._first_trained(round_))
+        return self._first[1]
+
+    def _first_trained(self, round_: int) -> str | None:
+        names = [n.removeprefix(_BACKBONE) for n in self.names(round_) if not n.startswith(_HEAD)]
+        prefixes = [tuple(f"{part}." for part in block.split("+")) for block in self._blocks]
+        places = [
+            next((i for i, prefix in enumerate(prefixes) if name.startswith(prefix)), 0)
+            for name in names
+        ]
+        return self._blocks[min(places)] if places and min(places) > 0 else None
+
+    def split(self, block: str) -> SplitBackbone | None:
+        """The backbone cut before a block; None where its architecture cannot be.
+
+        The model must be in its initial state and in evaluation mode.
+        """
+        if block not in self._splits:
+            backbone = self.model.backbone
+            probe = probe_of(backbone, self.encoder)
+            device = next((p.device for p in backbone.parameters()), None)
+            self._splits[block] = (
+                None
+                if probe is None
+                else split_at(backbone, block, {n: t.to(device) for n, t in probe.items()})
+            )
+        return self._splits[block]
+
     def tensors(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The model's own tensors by name, detached, not copied."""
         return {name: self._tensors[name] for name in names}
@@ -174,19 +213,39 @@ class SharedModel:
         """Make the round's parameters trainable, the rest frozen; returns the trainable ones.
 
         BatchNorm stays in evaluation mode unless its statistics are shared: a frozen norm layer in
-        training mode would move with raw batches and leak them.
+        training mode would move with raw batches and leak them. What comes before the first
+        trained block stays in evaluation mode too, whether or not its output is cached.
         """
         names = self.names(round_)
+        first = self.first_trained(round_)
         if self.head_only(round_):
             self.model.head.train()
         else:
             self.model.train()
+        if first is not None:
+            for module in self._before(first):
+                module.training = False
         if not self._shares_batchnorm:
             for norm in self._batchnorms:
                 norm.training = False
         if self._trainable[0] != names:
             self._trainable = (names, self._set_trainable(frozenset(names)))
         return self._trainable[1]
+
+    def eval_mode(self) -> None:
+        """Evaluation mode throughout; most modules never left it, and PyTorch would set them all."""
+        for module in self._modules:
+            if module.training:
+                module.training = False
+
+    @cached_property
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return tuple(self.model.modules())
+
+    def _before(self, block: str) -> list[nn.Module]:
+        if self._frozen[0] != block:
+            self._frozen = (block, modules_before(self.model.backbone, block))
+        return self._frozen[1]
 
     def _set_trainable(self, names: frozenset[str]) -> list[nn.Parameter]:
         trainable = []

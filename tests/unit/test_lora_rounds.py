@@ -203,7 +203,7 @@ def test_training_at_a_smaller_rank_leaves_the_other_components_exactly_zero(bas
 
     shared.reset()
     shared.load(zero_beyond_rank(shared.initial, 2))
-    data = worker.datasets.training_set("train", None, head_only=False)
+    data = worker.datasets.training_set("train", None, 1)
     train(shared, data, Course(range(1, 2), 2, 1, 1, 3), torch.device("cpu"))
     for name, tensor in shared.tensors(shared.names(1)).items():
         if name.endswith(A):

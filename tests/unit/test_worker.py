@@ -302,5 +302,5 @@ def test_what_a_simulated_site_lends_reaches_its_training(tmp_path: Path) -> Non
     cache, memory = tmp_path / "cache", tmp_path / "sites"
     sites = InProcessSites(spec, base=tmp_path, raw=None, cache=cache, memory=memory)
     datasets = sites.workers[SiteId("a")].datasets
-    data = datasets.training_set("train", None, head_only=False)
+    data = datasets.training_set("train", None, 1)
     assert datasets.execution(data, 1).micro_batch == 3

@@ -3,6 +3,7 @@
 Both give batches by example index, so the loop does not know which it has.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +47,35 @@ class TrainingSet(Protocol):
         """int64 [n], what an example costs relative to others; None where all cost the same."""
         ...
 
+    def view(self, epoch: int) -> "TrainingSet":
+        """The same examples as an epoch of the run (from 0) sees them."""
+        ...
+
+
+class Source(Protocol):
+    """Examples that features can be computed of, encoded only where they have to be."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """int64 [n] or [n, T]."""
+        ...
+
+    @property
+    def subjects(self) -> torch.Tensor:
+        """int64 [n]."""
+        ...
+
+    @property
+    def missed(self) -> IntArray | None:
+        """What encoding cut off of each example."""
+        ...
+
+    def made(self) -> TrainingSet:
+        """The examples as tensors: pixels are decoded and texts cut up here."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedSet:
@@ -56,6 +86,19 @@ class EncodedSet:
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """int64 [n] or [n, T]."""
+        return self.encoded.targets
+
+    def made(self) -> TrainingSet:
+        """Itself."""
+        return self
+
+    def view(self, epoch: int) -> TrainingSet:  # noqa: ARG002
+        """The same in every epoch."""
+        return self
 
     @property
     def subjects(self) -> torch.Tensor:
@@ -79,12 +122,79 @@ class EncodedSet:
 
     def class_counts(self, num_outputs: int) -> torch.Tensor:
         """int64 [num_outputs]."""
-        return _counts(self.encoded.targets, num_outputs)
+        return class_counts(self.encoded.targets, num_outputs)
 
     def lengths_hint(self) -> torch.Tensor | None:
         """Tokens of each example."""
         mask = self.encoded.tensors.get("attention_mask")
         return None if mask is None else mask.sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredSet:
+    """Examples with one label each, which are encoded when somebody asks for their inputs.
+
+    Attributes:
+        targets: int64 [n].
+        subjects: int64 [n].
+        make: encodes them.
+    """
+
+    targets: torch.Tensor
+    subjects: torch.Tensor
+    make: Callable[[], TrainingSet]
+    missed: IntArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def made(self) -> TrainingSet:
+        """The examples as tensors."""
+        return self.make()
+
+
+@dataclass(frozen=True, slots=True)
+class ViewedSet:
+    """The same examples in several views: epoch e sees view e modulo their number.
+
+    Attributes:
+        views: at least one; the first, the examples as they are, stands for all of them.
+    """
+
+    views: tuple[TrainingSet, ...]
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    @property
+    def subjects(self) -> torch.Tensor:
+        """int64 [n]."""
+        return self.views[0].subjects
+
+    @property
+    def missed(self) -> IntArray | None:
+        """What encoding cut off of each example."""
+        return self.views[0].missed
+
+    def batch(self, rows: torch.Tensor, device: torch.device) -> Batch:
+        """A batch of the first view."""
+        return self.views[0].batch(rows, device)
+
+    def logits(self, model: FineTunedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The model's logits for inputs of a batch."""
+        return self.views[0].logits(model, inputs)
+
+    def class_counts(self, num_outputs: int) -> torch.Tensor:
+        """int64 [num_outputs]; the labels are those of every view."""
+        return self.views[0].class_counts(num_outputs)
+
+    def lengths_hint(self) -> torch.Tensor | None:
+        """As the first view's."""
+        return self.views[0].lengths_hint()
+
+    def view(self, epoch: int) -> TrainingSet:
+        """View ``epoch`` modulo their number."""
+        return self.views[epoch % len(self.views)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +237,15 @@ class FeatureSet:
 
     def class_counts(self, num_outputs: int) -> torch.Tensor:
         """int64 [num_outputs]."""
-        return _counts(self.targets, num_outputs)
+        return class_counts(self.targets, num_outputs)
 
     def lengths_hint(self) -> torch.Tensor | None:
         """A head costs the same on every example."""
         return None
+
+    def view(self, epoch: int) -> TrainingSet:  # noqa: ARG002
+        """The same in every epoch."""
+        return self
 
     def examples_of_rows(self) -> torch.Tensor:
         """int64 [m], the example that each position belongs to."""
@@ -139,7 +253,8 @@ class FeatureSet:
         return numbers if self.lengths is None else numbers.repeat_interleave(self.lengths)
 
 
-def _counts(targets: torch.Tensor, num_outputs: int) -> torch.Tensor:
+def class_counts(targets: torch.Tensor, num_outputs: int) -> torch.Tensor:
+    """int64 [num_outputs], labelled positions of each class."""
     return torch.bincount(targets[targets != IGNORED], minlength=num_outputs)
 
 

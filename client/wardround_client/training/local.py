@@ -161,7 +161,8 @@ class _LocalRun:
     ) -> None:
         self._shared = shared
         self._spec = shared.federation.training
-        self._data = data
+        self._whole = data
+        self._data = data  # as the epoch sees it
         self._course = course
         self._device = device
         self._how = how
@@ -186,12 +187,13 @@ class _LocalRun:
     def leave(self) -> None:
         """Evaluation mode; the gradients' memory is free."""
         self._clear_gradients()
-        self._shared.model.eval()
+        self._shared.eval_mode()
 
     def epoch(self, round_: int, epoch: int) -> tuple[float, int]:
         """One pass over the data: mean loss over its examples, and the steps taken."""
         course = self._course
         seed = derive_seed(course.seed, "shuffle", round_, epoch)
+        self._data = self._whole.view((round_ - 1) * course.epochs + epoch)
         batches = shuffled(self._data, self._spec.batch_size, seed)
         share = 1.0 / (course.total * course.epochs)
         done = ((round_ - course.start) * course.epochs + epoch) * share
@@ -306,7 +308,7 @@ def predict(
     Returns:
         The predictions, and the mean loss without class weights.
     """
-    shared.model.eval()
+    shared.eval_mode()
     sum_loss = 0.0
     logits_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
     targets_of: list[torch.Tensor] = [torch.empty(0)] * len(data)

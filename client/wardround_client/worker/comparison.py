@@ -68,7 +68,6 @@ class ModelComparison:
         self._seed = seed
         self._site = site
         self._last = max(shared.federation.rounds.count, 1)
-        self._head_only = shared.head_only(self._last)
 
     @staticmethod
     def state_layout(shared: SharedModel) -> Layout:
@@ -113,7 +112,7 @@ class ModelComparison:
 
     def predictions(self, state: State, moments: TableMoments | None) -> Predictions:
         """A model's predictions on the held-out examples."""
-        data = self._datasets.training_set("test", moments, head_only=self._head_only)
+        data = self._datasets.training_set("test", moments, self._last)
         self._shared.reset()
         self._shared.load(state)
         return predict(self._shared, data, self._device)[0]
@@ -125,7 +124,7 @@ class ModelComparison:
             The trained tensors, copied.
         """
         spec = self._shared.federation
-        data = self._datasets.training_set("train", moments, head_only=self._head_only)
+        data = self._datasets.training_set("train", moments, self._last)
         warm = self._own_head(moments) if spec.head.warm_start else None
         how = self._datasets.execution(data, self._last)
         self._shared.reset()
@@ -177,7 +176,7 @@ class ModelComparison:
         epochs = self._shared.federation.evaluation.personalise_epochs
         if epochs == 0 or rounds == 0:
             return None
-        data = self._datasets.training_set("train", moments, head_only=self._head_only)
+        data = self._datasets.training_set("train", moments, self._last)
         how = self._datasets.execution(data, self._last)
         self._shared.reset()
         self._shared.load(state)

@@ -62,11 +62,12 @@ class SiteWorker:
         name: the site.
         shared: the federation's model; sites of a simulation share it.
         examples: reads the site's data, when the first step comes.
-        cache: folder for cached features.
+        cache: folder for cached features and block inputs.
         device: where to compute.
         feedback: what coding lost of the site's updates; None where nothing is to be remembered.
         lora_rank: this site's largest rank of adapters; None for the federation's.
         lending: what the site lends to training; None for the defaults.
+        cache_gib: largest file of block inputs; None for the default of a site's file.
 
     Raises:
         ConfigError: a rank below the federation's, and the federation averages factors.
@@ -83,9 +84,11 @@ class SiteWorker:
         feedback: ErrorFeedback | None = None,
         lora_rank: int | None = None,
         lending: Lending | None = None,
+        cache_gib: float | None = None,
     ) -> None:
         self._rank = _smaller_rank(shared.federation.tuning, lora_rank)
         self.name = name
+        self._cache_gib = cache_gib
         self._shared = shared
         self._load = examples
         self._cache = cache
@@ -152,7 +155,12 @@ class SiteWorker:
         """The site's data in the forms that steps need."""
         if self._datasets is None:
             self._datasets = SiteDatasets(
-                self._shared, self._loaded(), self._cache, self._device, lending=self._lending
+                self._shared,
+                self._loaded(),
+                self._cache,
+                self._device,
+                lending=self._lending,
+                cache_gib=self._cache_gib,
             )
         return self._datasets
 
@@ -233,11 +241,8 @@ class SiteWorker:
         spec, round_ = self._shared.federation, manifest.round
         layout = manifest.reply_layout
         assert state is not None
-        head_only = self._shared.head_only(round_)
         with self._timed("features"):
-            data = self.datasets.training_set(
-                "train", self._table_moments(manifest), head_only=head_only
-            )
+            data = self.datasets.training_set("train", self._table_moments(manifest), round_)
         received = unpack(manifest.state_layout, state)
         if self._rank is not None:
             received = zero_beyond_rank(received, self._rank)
@@ -284,9 +289,7 @@ class SiteWorker:
         if num_subjects == 0:
             return EvaluateBody(loss=None, metric=None, num_validation_subjects=0), None
         data = self.datasets.training_set(
-            "validation",
-            self._table_moments(manifest),
-            head_only=self._shared.head_only(manifest.round),
+            "validation", self._table_moments(manifest), manifest.round
         )
         with self._timed("evaluate"):
             self._start_from(unpack(manifest.state_layout, state))

@@ -48,9 +48,16 @@ class TextBackbone(nn.Module):
             float32 [B, d], the mean over each row's tokens; or float32 [B, T, d].
         """
         output = self.net(input_ids=input_ids, attention_mask=attention_mask)
-        states: torch.Tensor = output.last_hidden_state.float()
+        return self.features_of(output.last_hidden_state, attention_mask)
+
+    def features_of(
+        self, states: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The features in the encoder's last states, [B, T, d]; a mask is needed to pool them."""
+        states = states.float()
         if not self.pooled:
             return states
+        assert attention_mask is not None
         weights = attention_mask.to(states.dtype).unsqueeze(-1)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 

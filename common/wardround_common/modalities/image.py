@@ -46,6 +46,11 @@ class ImageEncoder:
         self._scale = scale
 
     @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return self._size
+
+    @property
     def transform(self) -> str:
         """Size and scale in canonical form."""
         return canonical_bytes(

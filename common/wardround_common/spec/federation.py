@@ -13,6 +13,7 @@ from wardround_common.canonical import canonical_bytes
 from wardround_common.spec.base import (
     Count,
     NonNegative,
+    OpenOrOne,
     OpenRate,
     Positive,
     Rate,
@@ -123,7 +124,10 @@ class HeadOnly(Table):
 
 
 class LastBlocks(Table):
-    """Train the last blocks of the backbone and the head."""
+    """Train the last blocks of the backbone and the head.
+
+    What comes before them stays in evaluation mode; its output is computed once and cached.
+    """
 
     method: Literal["last-k"] = Field(description="What is trained beside the head.")
     blocks: Count = Field(default=1, description="How many blocks, counted from the output.")
@@ -256,6 +260,49 @@ class CosineSchedule(Table):
 Schedule = Annotated[ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="kind")]
 
 
+class Augmentation(Table):
+    """Several views of each training image (Krizhevsky et al. 2012, section 4.1).
+
+    View 0 is the image as it is; the others are drawn once, from the federation's seed and the
+    image alone. Epoch e of the run trains on view e modulo their number, so a frozen backbone's
+    features are still computed once for each view.
+    """
+
+    views: int = Field(
+        default=4, ge=2, le=64, description="Views of each image, the plain one among them."
+    )
+    horizontal_flip: bool = Field(default=False, description="Mirror left and right, half of all.")
+    vertical_flip: bool = Field(default=False, description="Mirror up and down, half of all.")
+    rotation_degrees: float = Field(
+        default=0.0, ge=0.0, le=180.0, description="Largest rotation, either way; corners black."
+    )
+    scale: tuple[OpenOrOne, ...] = Field(
+        default=(1.0, 1.0),
+        min_length=2,
+        max_length=2,
+        description="Smallest and largest share of the image's area in a square crop, which is "
+        "scaled back to the image's size.",
+    )
+    brightness: RateBelowOne = Field(
+        default=0.0, description="Largest relative change of brightness, either way."
+    )
+    contrast: RateBelowOne = Field(
+        default=0.0, description="Largest relative change of contrast, either way."
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "Augmentation":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale gives the smallest share first, such as [0.7, 1.0]")
+        amounts = (self.rotation_degrees, self.brightness, self.contrast, 1.0 - self.scale[0])
+        if not (self.horizontal_flip or self.vertical_flip or any(amounts)):
+            raise ValueError(
+                "every view would be the plain image; choose at least one of horizontal_flip, "
+                "vertical_flip, rotation_degrees, scale, brightness, contrast"
+            )
+        return self
+
+
 class Training(Table):
     """What a site does in one round."""
 
@@ -283,6 +330,11 @@ class Training(Table):
         'site\'s hardware has it, fp32 elsewhere; "auto", where it also was measured to be faster '
         "at that site (and likewise images with their channels last). Parameters and updates are "
         "float32 in any case. A site may be stricter.",
+    )
+    augmentation: Augmentation | None = Field(
+        default=None,
+        description="Views of each training image. Absent: the plain image alone. Validation and "
+        "test always see the plain image.",
     )
 
 
@@ -546,6 +598,11 @@ class FederationSpec(Table):
             raise ValueError('task.kind = "entities" goes with data.modality = "tokens"')
         if tabular and self.tuning.method not in {"head", "full"}:
             raise ValueError('tables have no backbone: tuning.method is "head" or "full"')
+        if self.training.augmentation is not None and self.data.modality != "image":
+            raise ValueError(
+                f"training.augmentation makes views of images; data.modality is "
+                f'"{self.data.modality}": leave the table out'
+            )
         if self.head.warm_start and not (self.exact_head.enabled and self.head.kind == "linear"):
             raise ValueError('head.warm_start needs exact_head.enabled and head.kind = "linear"')
 

