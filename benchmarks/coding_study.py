@@ -46,7 +46,8 @@ def main() -> None:
                     found["machine"] = machine.describe()
                     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
                 print(key, found["runs"][key], flush=True)
-    papers.put(papers.MEASUREMENTS, "coding", table(found["runs"]))
+    command = "`python -m benchmarks.coding_study --data DIR`"
+    papers.put(papers.MEASUREMENTS, "coding", f"{command}\n\n{table(found['runs'])}")
 
 
 def run(federation: Path, coding: str, seed: int, data: Path | None) -> dict[str, float]:

@@ -106,7 +106,7 @@ class SiteDatasets:
         head_only = self._shared.head_only(round_)
         block = "" if head_only else (self._shared.first_trained(round_) or "")
         form = "features" if head_only else block
-        key = ((part, moments), form)
+        key: tuple[_Key, str] = ((part, moments), form)
         if key not in self._sets:
             views = [
                 self.features(part, moments, view)
@@ -140,7 +140,7 @@ class SiteDatasets:
             moments: how numeric columns are standardised; None where they are not.
             view: which view of the images; 0 is the plain one.
         """
-        key = ((part, moments), view)
+        key: tuple[_Key, int] = ((part, moments), view)
         if key not in self._features:
             self._shared.reset()
             if self._shared.backbone_digest is None:
