@@ -1,0 +1,1 @@
+"""The exchange of updates: our packed array beside Flower's records, codecs, bytes as sent."""
