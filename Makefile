@@ -47,10 +47,10 @@ check: $(READY) ## lint, format, types, import directions, dependencies, wheel
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
 	$(BIN)/check-wheel-contents build/wheel
 
-bench: $(READY) ## the simulator beside Flower on Ray and a bare loop
+bench: $(READY) ## all benchmarks, with tables and plots in docs/; about an hour
 	$(BIN)/python benchmarks/run.py
 
-bench-quick: $(READY) ## the same with fewer sites and repetitions
+bench-quick: $(READY) ## the simulator beside Flower on Ray and a bare loop, 10 sites
 	$(BIN)/python benchmarks/run.py --quick
 
 docs: $(READY) ## generate docs/spec-reference.md from the models

@@ -1,8 +1,8 @@
 """Runs the benchmarks: ``python benchmarks/run.py [--quick] [--only PART]``.
 
 Each part is a package that measures in processes of its own, writes ``results/PART.json`` and puts
-its table between the markers ``<!-- PART -->`` of ``docs/measurements.md``. It fails if the
-implementations that it compares do not end in the same result.
+its table between the markers ``<!-- PART -->`` of ``docs/measurements.md``; its plot goes to
+``docs/plots``. It fails if the implementations that it compares do not end in the same result.
 """
 
 import argparse
@@ -19,6 +19,10 @@ PARTS = {
     "local": "benchmarks.local",
     "simulator": "benchmarks.simulator",
 }
+
+
+QUICK = ("simulator",)
+"""What ``--quick`` runs where no part is named: under three minutes on two cores."""
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -45,11 +49,13 @@ def environment() -> dict[str, str]:
 def main() -> int:
     """Run the parts one after the other; the exit status of the first that failed."""
     wanted = arguments()
-    for part in [wanted.only] if wanted.only else sorted(PARTS):
+    parts = [wanted.only] if wanted.only else list(QUICK if wanted.quick else sorted(PARTS))
+    for part in parts:
         command = [sys.executable, "-m", PARTS[part], *(["--quick"] if wanted.quick else [])]
-        done = subprocess.run(command, cwd=ROOT, env=environment(), check=False)
-        if done.returncode:
-            return done.returncode
+        for words in (command, [sys.executable, "-m", "benchmarks.plots"]):
+            done = subprocess.run(words, cwd=ROOT, env=environment(), check=False)
+            if done.returncode:
+                return done.returncode
     return 0
 
 

@@ -1,6 +1,7 @@
 """Codings of updates: how far off they are, how long they are, and what they refuse."""
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,18 @@ def test_remainders_are_deleted_once_the_journal_is_durable_without_them(tmp_pat
     remainders.of("a").keep(6, values)
     remainders.make_durable()
     assert (rounds("a"), rounds("b")) == ([4, 5, 6], [1])
+
+
+# -- bytes that must never change ----------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "codings.json").read_text())
+
+
+@pytest.mark.parametrize("name", sorted(VECTORS["codings"]))
+def test_the_bytes_of_a_coding_are_the_recorded_ones(name: str) -> None:
+    values = np.array(VECTORS["values"], dtype=np.float32)
+    vector = VECTORS["codings"][name]
+    codec = _codec(vector["update"], _vector(values.size))
+    coded = codec.encode(values)
+    assert coded.tobytes().hex() == vector["coded"]
+    assert _decoded(codec, values).tolist() == vector["decoded"]
