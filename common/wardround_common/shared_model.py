@@ -18,6 +18,7 @@ from wardround_common.model import FineTunedModel, build_model
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.tasks.base import Task
 from wardround_common.tasks.registry import task_for
+from wardround_common.tuning import lora_factors
 from wardround_common.tuning.registry import tuning_for
 from wardround_common.types import Digest
 from wardround_common.wire.codecs.base import Codec
@@ -116,6 +117,11 @@ class SharedModel:
             names = self._exchanged(chosen)
             self._state_layout = (round_, layout_of(self.tensors(names)))
         return self._state_layout[1]
+
+    def untrained_adapters(self) -> dict[str, torch.Tensor]:
+        """The LoRA factors that no round trains, as drawn: an adapter is of no use without both."""
+        names = (name for name in self._tensors if name.endswith((lora_factors.A, lora_factors.B)))
+        return self.tensors(name for name in names if name not in self.initial)
 
     def head_only(self, round_: int) -> bool:
         """Whether a round leaves the backbone as it is, so that features can be cached."""

@@ -1,7 +1,7 @@
 """The folder of one run: journal, model, report."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +75,18 @@ class RunFolder:
         """Delete what sites remember: the run has ended."""
         shutil.rmtree(self.memory, ignore_errors=True)
 
-    def write_model(self, outcome: RunOutcome, spec_sha256: Digest) -> Digest:
+    def write_model(
+        self,
+        outcome: RunOutcome,
+        spec_sha256: Digest,
+        beside: Mapping[str, torch.Tensor] | None = None,
+    ) -> Digest:
         """Write the trained set and the exact head as safetensors.
+
+        Args:
+            outcome: the finished run.
+            spec_sha256: digest of the federation file.
+            beside: tensors without which the trained set is of no use; written with it.
 
         The header of the model (key ``wardround``, canonical JSON) names the federation file and
         carries what is needed to use it: the round it is from and the standardisation of tables.
@@ -100,7 +110,7 @@ class RunFolder:
                 "bias": torch.from_numpy(head.bias).float(),
             }
             write_file(self.path / EXACT_HEAD, save(tensors, {"ridge": repr(head.ridge)}))
-        trained = unpack(outcome.state.layout, outcome.state.values)
+        trained = unpack(outcome.state.layout, outcome.state.values) | dict(beside or {})
         return write_file(self.path / MODEL, save(trained, metadata))
 
     def write_report(self, report: Report) -> None:

@@ -1,24 +1,29 @@
 """Rounds of LoRA over a tiny text encoder: what goes down, what comes up, and resumed runs."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.support import RUN, Silent
 from tests.unit.tiny_bert import save_encoder, text_federation
 from wardround_client.app import client_app
 from wardround_client.simulated import InProcessSites
 from wardround_client.worker.worker import SiteWorker
-from wardround_common.errors import ConfigError
+from wardround_common.errors import ConfigError, RefusedError
 from wardround_common.shared_model import shared_model
 from wardround_common.spec.federation import FederationSpec
-from wardround_common.tuning.lora_factors import A, B
+from wardround_common.tuning.lora_factors import A, B, layout_at_rank
 from wardround_common.types import SiteId
 from wardround_common.wire.layout import unpack
+from wardround_common.wire.step import Receipt, layout_to_wire
+from wardround_server.admission import admit
+from wardround_server.folder import RunFolder
 from wardround_server.rounds.carrier import Answer, FlowerCarrier, Question
 from wardround_server.rounds.engine import RoundEngine, RunOutcome
 from wardround_server.rounds.journal import Journal
@@ -173,6 +178,54 @@ def test_training_b_alone_leaves_a_at_its_seeded_start_and_halves_the_bytes(
     assert both.state.layout.num_values - head == 2 * (only_b.state.layout.num_values - head)
     saved = np.subtract(_array_bytes_up(both), _array_bytes_up(only_b))
     assert (saved >= factors).all(), "the bytes of A, and its names in the receipts"
+
+
+@pytest.mark.parametrize("train", ["both", "b", "alternate"])
+def test_the_model_file_has_both_factors_of_every_adapter(
+    base: Path, tmp_path: Path, train: str
+) -> None:
+    spec = _spec(base, train=train)
+    outcome = _run(spec, base, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    beside = shared_model(spec).untrained_adapters()
+    folder.write_model(outcome, spec.digest(), beside)
+    written = load_file(tmp_path / "run" / "model.safetensors")
+    layers = {name.removesuffix(A) for name in written if name.endswith(A)}
+    assert len(layers) == 2
+    assert layers == {name.removesuffix(B) for name in written if name.endswith(B)}
+    assert (beside != {}) is (train == "b")
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_an_update_of_another_rank_than_the_declared_one_is_refused(
+    base: Path, tmp_path: Path, rank: int
+) -> None:
+    outcome = _run(_spec(base, {"a": 2}, merge="product"), base, tmp_path / "run")
+    manifest = outcome.rounds[0].train.manifest
+    part = outcome.rounds[0].train.contributions[SiteId("a")]
+    layout = layout_at_rank(manifest.reply_layout, rank)
+    receipt = Receipt(
+        run=manifest.run,
+        step=manifest.step,
+        kind="train",
+        round=manifest.round,
+        manifest_sha256=manifest.digest(),
+        site="a",
+        tensors=layout_to_wire(layout),
+        num_subjects=part.num_subjects,
+        num_examples=part.num_examples,
+        body=part.body.model_dump(mode="json"),
+    )
+    update = np.zeros(layout.num_values, dtype=np.float32)
+    judged = partial(
+        admit, manifest, SiteId("a"), receipt, update, subjects_of={}, handed_over=True
+    )
+    if rank == 2:
+        assert judged().update is update
+        return
+    with pytest.raises(RefusedError) as caught:
+        judged()
+    assert caught.value.code == "layout_mismatch"
 
 
 def test_a_site_of_a_smaller_rank_sends_fewer_bytes_and_moves_the_model(

@@ -93,7 +93,8 @@ def simulate_federation(plan: SimulationPlan, observer: Observer) -> Report:
         if failures.first is not None:
             raise failures.first from error
         raise
-    model_sha256 = folder.write_model(outcome, spec.digest())
+    adapters = shared_model(spec).untrained_adapters()
+    model_sha256 = folder.write_model(outcome, spec.digest(), adapters)
     started = time.monotonic()
     pooled = _pooled(spec, outcome, sites)
     report = build_report(
