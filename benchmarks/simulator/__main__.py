@@ -21,7 +21,6 @@ FULL = (
     Workload("cnn", 30, 11),
     Workload("cnn", 100, 6),
     Workload("resnet18", 10, 5),
-    Workload("table", 10, 11),
 )
 
 
