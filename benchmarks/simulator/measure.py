@@ -14,7 +14,9 @@ import numpy as np
 from benchmarks.simulator.workloads import Workload
 
 LIMIT_S = 600
-NO_PFL = "pfl is not installed; `pip install --no-deps pfl==0.6.0` adds it"
+NO_PFL = (
+    "pfl is not installed; `pip install --no-deps pfl==0.6.0 prv-accountant multiprocess dill` adds it"
+)
 NO_RAY = "Ray is not installed; `pip install 'wardround[ray]'` adds it"
 
 
@@ -42,9 +44,14 @@ class Run:
 
 def skipped() -> dict[str, str]:
     """Implementation -> why it cannot be measured here."""
-    needs = {"flower": ("ray", NO_RAY), "pfl": ("pfl", NO_PFL)}
+    needs = {
+        "flower": (("ray",), NO_RAY),
+        "pfl": (("pfl", "prv_accountant", "multiprocess"), NO_PFL),
+    }
     return {
-        name: why for name, (package, why) in needs.items() if not importlib.util.find_spec(package)
+        name: why
+        for name, (packages, why) in needs.items()
+        if not all(importlib.util.find_spec(package) for package in packages)
     }
 
 

@@ -62,8 +62,12 @@ class Axis:
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers that enclose ``low`` and ``high``: at most about ``most`` of them."""
-    span = max(high - low, 1e-9 * max(abs(low), abs(high), 1e-3))
+    """Round numbers that enclose ``low`` and ``high``: at most about ``most`` of them, at least 2.
+
+    Numbers that are (nearly) equal get an axis that is a ten-thousandth of them wide: more digits
+    than anybody reads would be lost in the rounding of the ticks.
+    """
+    span = max(high - low, 1e-4 * max(abs(low), abs(high), 1e-2))
     power = 10.0 ** floor(log10(span / most))
     step = next(power * unit for unit in (1, 2, 5, 10, 20) if span / (power * unit) <= most)
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
