@@ -114,7 +114,7 @@ def study_ours(spec: FederationSpec, cache: Path, clock: Clock, out: Path) -> np
 def study_plain(spec: FederationSpec, clock: Clock) -> tuple[np.ndarray, float]:
     """The same study with the backbone in the loop: same sites, same batches, same start."""
     with clock.running():
-        sites = InProcessSites(spec, Path(), None, Path())
+        sites = InProcessSites(spec, Path(), None, Path(), Path())
         shared = sites.shared
         backbone, head = shared.model.backbone, shared.model.head[-1]  # type: ignore[index]
         head.requires_grad_(True)
@@ -141,7 +141,7 @@ def study_plain(spec: FederationSpec, clock: Clock) -> tuple[np.ndarray, float]:
 
 def right_answers(spec: FederationSpec, parameters: np.ndarray, cache: Path) -> float:
     """Accuracy of a head over all sites' test images; outside of the clock."""
-    sites = InProcessSites(spec, Path(), None, cache)
+    sites = InProcessSites(spec, Path(), None, cache, cache)
     width = sites.shared.feature_dim
     outputs = len(parameters) // (width + 1)
     values = torch.from_numpy(parameters)
@@ -160,7 +160,7 @@ def last_blocks(
 ) -> tuple[np.ndarray, float | None]:
     """One round of the first site: training and scoring the last two blocks."""
     spec = study(quick=quick, blocks=2)
-    sites = InProcessSites(spec, Path(), None, cache)
+    sites = InProcessSites(spec, Path(), None, cache, cache)
     first = next(iter(sites.workers.values()))
     datasets = SiteDatasets(
         sites.shared,

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import machine, papers
 from benchmarks.simulator import growth
 from benchmarks.simulator.case import IMPLEMENTATIONS
-from benchmarks.simulator.measure import measure, skipped
+from benchmarks.simulator.measure import measure, skipped, to_compare
 from benchmarks.simulator.summary import disagreements, ratios, summarise, table
 from benchmarks.simulator.workloads import Workload
 
@@ -35,13 +35,13 @@ def main() -> int:
     """0, or 1 where the implementations disagree; nothing is written then."""
     quick = arguments().quick
     machine_now = machine.describe()
-    why_not, repetitions = skipped(), 2 if quick else 5
+    why_not, repetitions = skipped(), 2 if quick else 3
     measurable = tuple(name for name in IMPLEMENTATIONS if name not in why_not)
     started = time.monotonic()
-    cases = [
-        summarise(workload, measure(workload, measurable, repetitions), why_not)
-        for workload in (QUICK if quick else FULL)
-    ]
+    cases = []
+    for workload in QUICK if quick else FULL:
+        runs = measure(workload, measurable, repetitions)
+        cases.append(summarise(workload, runs, why_not, to_compare(workload, runs)))
     wrong = disagreements(cases)
     if wrong:
         print("\n".join(wrong), file=sys.stderr)

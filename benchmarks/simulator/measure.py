@@ -1,5 +1,6 @@
 """Runs the implementations in turn, each simulation in a process of its own."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -72,6 +73,19 @@ def measure(
     return runs
 
 
+def to_compare(workload: Workload, runs: dict[str, list[Run]]) -> dict[str, list[np.ndarray]]:
+    """The parameters that must agree: the final ones, or those after one round.
+
+    Args:
+        workload: what was simulated; where it amplifies last bits one more run of one round is made.
+        runs: the measured runs.
+    """
+    if not workload.amplifies:
+        return {name: [run.parameters for run in own] for name, own in runs.items()}
+    once = dataclasses.replace(workload, num_rounds=1)
+    return {name: [simulate(name, once).parameters] for name in runs}
+
+
 def simulate(implementation: str, workload: Workload) -> Run:
     """One simulation in a fresh process.
 
@@ -95,7 +109,7 @@ def simulate(implementation: str, workload: Workload) -> Run:
 
 def run_of(case: dict[str, Any], parameters: np.ndarray, num_sites: int) -> Run:
     """What a case process wrote, in numbers for comparison."""
-    rounds = case["rounds"][1:]
+    rounds = case["rounds"][1:] or case["rounds"]
     beyond = [each["cpu_s"] - each["train_cpu_s"] for each in rounds]
     return Run(
         cpu_s=float(np.median([each["cpu_s"] for each in rounds])),

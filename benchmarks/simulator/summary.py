@@ -10,7 +10,7 @@ from benchmarks.simulator.workloads import Workload
 
 MEASURES = ("cpu_s", "wall_s", "beyond_training_ms", "first_round_s", "memory_mib")
 TOLERANCE = 1e-5
-"""Largest relative difference of final parameters to the bare loop's."""
+"""Largest relative difference of parameters to the bare loop's."""
 APART = {"pfl"}
 """Implementations that deal batches in an order of their own, so they end elsewhere."""
 _WHAT = {
@@ -39,7 +39,10 @@ _COLUMNS = (
 
 
 def summarise(
-    workload: Workload, runs: Mapping[str, Sequence[Run]], skipped: Mapping[str, str]
+    workload: Workload,
+    runs: Mapping[str, Sequence[Run]],
+    skipped: Mapping[str, str],
+    parameters: Mapping[str, Sequence[np.ndarray]],
 ) -> dict[str, Any]:
     """One case for ``results/simulator.json``.
 
@@ -47,6 +50,7 @@ def summarise(
         workload: what was simulated.
         runs: implementation -> its runs, in the order of the repetitions; ``bare`` among them.
         skipped: implementation -> why it has none.
+        parameters: implementation -> what must agree with the bare loop's.
     """
     implementations: dict[str, Any] = {name: {"skipped": why} for name, why in skipped.items()}
     for name, own in runs.items():
@@ -54,8 +58,8 @@ def summarise(
             **{key: spread([getattr(run, key) for run in own]) for key in MEASURES},
             "cpu_of_bare": paired(own, runs["bare"]),
             "difference_to_bare": max(
-                difference(run.parameters, bare.parameters)
-                for run, bare in zip(own, runs["bare"], strict=True)
+                difference(found, wanted)
+                for found, wanted in zip(parameters[name], parameters["bare"], strict=True)
             ),
         }
     return {

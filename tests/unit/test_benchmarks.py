@@ -32,7 +32,8 @@ def _run(cpu_s: float = 1.0, shift: float = 0.0) -> measure.Run:
 
 def _case(**runs: list[measure.Run]) -> dict[str, Any]:
     skipped = {} if "flower" in runs else {"flower": measure.NO_RAY}
-    return summary.summarise(Workload("table", 10, 6), runs, skipped)
+    workload = Workload("table", 10, 6)
+    return summary.summarise(workload, runs, skipped, measure.to_compare(workload, runs))
 
 
 def test_without_arguments_every_part_is_run_in_full() -> None:
@@ -61,6 +62,25 @@ def test_measured_processes_have_one_thread_and_no_telemetry() -> None:
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["FLWR_TELEMETRY_ENABLED"] == environment["RAY_USAGE_STATS_ENABLED"] == "0"
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(run.ROOT)
+
+
+def test_where_last_bits_grow_parameters_are_compared_after_one_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Workload] = []
+
+    def simulate(name: str, workload: Workload) -> measure.Run:
+        asked.append(workload)
+        return _run(shift=1e-6 if name == "ours" else 0.0)
+
+    monkeypatch.setattr(measure, "simulate", simulate)
+    workload, runs = Workload("resnet18", 10, 5), {"bare": [_run()], "ours": [_run(shift=1e-3)]}
+    found = measure.to_compare(workload, runs)
+    assert [each.num_rounds for each in asked] == [1, 1]
+    case_ = summary.summarise(workload, runs, {}, found)
+    assert summary.disagreements([case_]) == []
+    final = {name: [each.parameters for each in own] for name, own in runs.items()}
+    assert summary.disagreements([summary.summarise(workload, runs, {}, final)]) != []
 
 
 def test_quick_leaves_cases_out_and_invents_none() -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tests.unit.report_example import SITES, example_report
 from wardround_common.errors import DataError
+from wardround_server.report.charts.svg import Axis, round_ticks
 from wardround_server.report.html import render_html
 from wardround_server.report.model import Report, read_report, report_bytes
 from wardround_server.report.participation import participation
@@ -210,6 +211,16 @@ def test_entities_have_a_page_without_probabilities(report):
 def test_a_single_round_and_equal_losses_can_be_drawn(report):
     one = report.model_copy(update={"rounds": report.rounds[:1]})
     assert "Mean training loss" in render_html(one)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.0625, 0.1, 1.0, 1e-30, -3.0])
+def test_equal_figures_have_an_axis_of_some_width(value):
+    for high in (value, value + 1e-13):
+        ticks = round_ticks(value, high, 7)
+        assert ticks[0] < ticks[-1]
+        assert ticks[0] <= value + 1e-9
+        assert high <= ticks[-1] + 1e-9
+        Axis(ticks[0], ticks[-1], 0.0, 100.0).at(value)
 
 
 def test_participation_counts_each_hospital_by_round(report):
