@@ -15,9 +15,7 @@ import numpy as np
 from benchmarks.simulator.workloads import Workload
 
 LIMIT_S = 600
-NO_PFL = (
-    "pfl is not installed; `pip install --no-deps pfl==0.6.0 prv-accountant multiprocess dill` adds it"
-)
+NO_PFL = "pfl is not installed; `pip install --no-deps pfl==0.6.0 prv-accountant multiprocess dill` adds it"
 NO_RAY = "Ray is not installed; `pip install 'wardround[ray]'` adds it"
 
 
