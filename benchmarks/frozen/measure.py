@@ -140,10 +140,15 @@ def table(summaries: list[dict[str, Any]]) -> str:
             summary["title"],
             f"{summary['plain_cpu_s']:.3g}",
             f"{summary['ours_cpu_s']:.3g}",
-            f"{ratio['median']:.3g}x ({ratio['min']:.3g} to {ratio['max']:.3g})",
+            "{}x ({} to {})".format(*(_short(ratio[key]) for key in ("median", "min", "max"))),
             "" if target is None else f"{target:.0f}x",
             f"{summary['difference']:.1e}",
             "" if plain is None else f"{ours:.3f}, plain {plain:.3f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    """Three digits, and no powers of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

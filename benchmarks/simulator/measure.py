@@ -107,7 +107,7 @@ def simulate(implementation: str, workload: Workload) -> Run:
 
 def run_of(case: dict[str, Any], parameters: np.ndarray, num_sites: int) -> Run:
     """What a case process wrote, in numbers for comparison."""
-    rounds = case["rounds"][1:] or case["rounds"]
+    rounds = case["rounds"][1:] or case["rounds"]  # one round alone is run for its parameters
     beyond = [each["cpu_s"] - each["train_cpu_s"] for each in rounds]
     return Run(
         cpu_s=float(np.median([each["cpu_s"] for each in rounds])),
