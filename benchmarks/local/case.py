@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.local.workloads import NAMES, Workload
+from benchmarks.local.workloads import MOMENTUM, NAMES, Workload
 from wardround_client.training.batches import EncodedSet, shuffled
 from wardround_client.training.execution import Execution
 from wardround_client.training.local import train, trial_of
@@ -39,12 +39,16 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def plain(
-    shared: SharedModel, data: EncodedSet, batches: list[torch.Tensor], mode: ForwardMode
+    shared: SharedModel,
+    data: EncodedSet,
+    batches: list[torch.Tensor],
+    mode: ForwardMode,
+    rate: float,
 ) -> None:
     """An epoch of SGD as one writes it in a notebook."""
     device = next(shared.model.parameters()).device
     parameters = shared.train_mode(1)
-    optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM)
     for rows in batches:
         inputs, targets = data.batch(rows, device)
         optimizer.zero_grad()
@@ -74,7 +78,7 @@ def main() -> None:
             if wanted.implementation == "ours":
                 train(shared, data, course, device, how=Execution(mode=mode))
             else:
-                plain(shared, data, batches, mode)
+                plain(shared, data, batches, mode, workload.rate)
             case["seconds"] = _clock(device) - before
         case["memory_mib"] = _peak_mib(device)
         state = shared.tensors(shared.names(1)).values()

@@ -24,6 +24,7 @@ Name = Literal["resnet50", "vit", "bert", "lora"]
 NAMES: tuple[Name, ...] = ("resnet50", "vit", "bert", "lora")
 NUM_CLASSES = 8
 SEED = 7
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,11 @@ class Workload:
     def size(self) -> Size:
         """The sizes of this case."""
         return (_QUICK if self.quick else _FULL)[self.name]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; ResNet-50 with random weights and frozen statistics diverges at 0.01."""
+        return 1e-4 if self.name == "resnet50" else 0.01
 
     @property
     def images(self) -> bool:
@@ -160,7 +166,7 @@ class Workload:
             "training": {
                 "batch_size": self.size.batch,
                 "precision": "auto",
-                "optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9},
+                "optimizer": {"name": "sgd", "learning_rate": self.rate, "momentum": MOMENTUM},
             },
             "exact_head": {"enabled": False},
             "rounds": {"count": 1},
