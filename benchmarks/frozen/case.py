@@ -29,6 +29,7 @@ from wardround_common.backbones.architectures import build_bare
 from wardround_common.backbones.base import LoadedBackbone
 from wardround_common.backbones.blocks import find_blocks
 from wardround_common.backbones.image import ImageBackbone
+from wardround_common.backbones.registry import load_backbone
 from wardround_common.modalities.base import Encoded
 from wardround_common.modalities.image import ImageEncoder
 from wardround_common.shared_model import SharedModel
@@ -38,7 +39,8 @@ from wardround_server.folder import MODEL
 from wardround_server.progress import QuietObserver
 from wardround_server.simulation.simulate import SimulationPlan, simulate_federation
 
-CASES = ("epoch-plain", "epoch-ours", "study-plain", "study-ours", "blocks-whole", "blocks-kept")
+CASES = ("epoch-plain", "epoch-ours", "study-plain", "study-ours", "large-plain", "large-ours")
+CASES += ("blocks-whole", "blocks-kept")
 CPU = torch.device("cpu")
 _IMAGES = 128
 _EPOCHS = 50
@@ -204,16 +206,21 @@ def main() -> None:
     wanted = arguments()
     torch.set_num_threads(1)
     clock = Clock()
-    spec = study(quick=wanted.quick)
+    large = wanted.name.startswith("large")
+    spec = study(quick=wanted.quick, large=large)
     if wanted.name.startswith("epoch"):
         parameters, right = one_epoch(wanted.name, clock)
     elif wanted.name.startswith("blocks"):
         parameters, right = last_blocks(wanted.name, clock, wanted.cache, quick=wanted.quick)
-    elif wanted.name == "study-plain":
-        parameters, right = study_plain(spec, clock)
     else:
-        parameters = study_ours(spec, wanted.cache, clock, wanted.out / "run")
-        right = right_answers(spec, parameters, wanted.cache)
+        with patch(
+            "wardround_common.shared_model.load_backbone", resnet if large else load_backbone
+        ):
+            if wanted.name.endswith("plain"):
+                parameters, right = study_plain(spec, clock)
+            else:
+                parameters = study_ours(spec, wanted.cache, clock, wanted.out / "run")
+                right = right_answers(spec, parameters, wanted.cache)
     np.save(wanted.out / "parameters.npy", parameters)
     case = {"cpu_s": clock.cpu_s, "wall_s": clock.wall_s, "accuracy": right}
     (wanted.out / "case.json").write_text(json.dumps(case))

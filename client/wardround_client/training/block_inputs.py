@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from wardround_client.training.batches import Batch, Source, TrainingSet, class_counts, in_order
+from wardround_client.training.batches import Batch, Source, TrainingSet, class_counts
+from wardround_client.training.frozen import frozen_batches
 from wardround_client.training.rows import RowWriter, read_rows
 from wardround_common.backbones.split import HIDDEN, MASK, SplitBackbone
 from wardround_common.modalities.base import IntArray
 from wardround_common.model import FineTunedModel
 from wardround_common.shared_model import SharedModel
 
-_BATCH = 32
 _FLOAT32 = 4
 
 
@@ -129,8 +129,8 @@ def _compute(
     shared.model.eval()
     lengths = None if split.shape is not None else _lengths(data)
     stops = None if lengths is None else lengths.cumsum(0)
-    for batch in in_order(data, _BATCH):
-        hidden = split.prefix(data.batch(batch, device)[0])[HIDDEN].cpu()
+    for batch, inputs, _ in frozen_batches(data, device):
+        hidden = split.prefix(inputs)[HIDDEN].cpu()
         if lengths is None or stops is None:
             writer.put(batch.tolist(), hidden)
             continue

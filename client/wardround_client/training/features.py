@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from wardround_client.training.batches import FeatureSet, Source, TrainingSet, in_order
+from wardround_client.training.batches import FeatureSet, Source, TrainingSet
+from wardround_client.training.frozen import frozen_batches
 from wardround_client.training.rows import read_rows
 from wardround_common.canonical import canonical_bytes
 from wardround_common.durable import write_file
@@ -19,8 +20,7 @@ from wardround_common.modalities.base import IGNORED
 from wardround_common.shared_model import SharedModel
 from wardround_common.types import sha256_hex
 
-_FORMAT = 1
-_BATCH = 32
+_FORMAT = 2
 _NAME = "features"
 
 
@@ -33,8 +33,7 @@ def extract(shared: SharedModel, data: TrainingSet, device: torch.device) -> tor
     """
     shared.model.eval()
     parts: list[torch.Tensor] = [torch.empty(0)] * len(data)
-    for rows in in_order(data, _BATCH):
-        inputs, targets = data.batch(rows, device)
+    for rows, inputs, targets in frozen_batches(data, device):
         features = shared.model.backbone(**inputs).float().cpu()
         for row, values, labels in zip(rows.tolist(), features, targets.cpu(), strict=True):
             parts[row] = values[labels != IGNORED] if targets.dim() == 2 else values[None]

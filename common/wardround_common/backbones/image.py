@@ -32,12 +32,13 @@ class ImageBackbone(nn.Module):
         """Pooled features.
 
         Args:
-            pixels: uint8 [B, 3, H, W].
+            pixels: uint8 [B, 3, H, W], channels first or last in memory: the network computes in
+                the layout that they come in.
 
         Returns:
             float32 [B, d].
         """
-        values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        values = pixels.to(torch.float32)
         mean = values.new_tensor(self._scale.mean).view(1, 3, 1, 1)
         deviation = values.new_tensor(self._scale.deviation).view(1, 3, 1, 1)
         features: torch.Tensor = self.net((values - mean) / deviation)
