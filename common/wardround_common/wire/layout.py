@@ -48,6 +48,14 @@ class Layout:
         if self.num_values > MAX_VALUES:
             raise WireError("more values than an exchange may hold", code="layout_size")
 
+    def __hash__(self) -> int:
+        """Of the tensors; kept, since every site's answer is looked up by its layout."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.tensors)
+
     @cached_property
     def num_values(self) -> int:
         """All values together."""

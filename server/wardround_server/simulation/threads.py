@@ -1,9 +1,10 @@
-"""PyTorch's threads and determinism, the same in every process of a simulation."""
+"""PyTorch's threads, determinism and memory, the same in every process of a simulation."""
 
 import os
 
 import torch
 
+from wardround_common.memory import keep_freed_memory
 from wardround_common.spec.federation import FederationSpec
 
 
@@ -19,3 +20,4 @@ def fix_threads(spec: FederationSpec, instead: int | None = None) -> None:
     # The same switch as use_deterministic_algorithms(warn_only=True), which imports a compiler that
     # is not used here; that takes seconds.
     torch.set_deterministic_debug_mode("warn")
+    keep_freed_memory()
