@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log10
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from wardround_server.report.charts.svg import (
@@ -174,10 +175,39 @@ def frozen(results: dict[str, Any]) -> dict[str, str]:
     return {"frozen": bars("frozen", title, "plain loop's time of ours", rows, log=True)}
 
 
+def local(results: dict[str, Any]) -> dict[str, str]:
+    """Our local loop's throughput of the plain loop's."""
+    labels = {"resnet50": "ResNet-50", "vit": "ViT", "bert": "BERT", "lora": "BERT, LoRA"}
+    rows = [
+        _bar(
+            f"{labels.get(case['workload'], case['workload'])}, {case['precision']}",
+            case["throughput_of_plain"],
+            ours=True,
+        )
+        for case in results["cases"]
+        if "throughput_of_plain" in case
+    ]
+    return {"local": bars("local", "Local training", "throughput of a plain loop's", rows)}
+
+
+def coding(results: dict[str, Any]) -> dict[str, str]:
+    """The federated model's metric with each coding: median, smallest and largest of the seeds."""
+    found: dict[str, list[float]] = {}
+    for name, run in results["runs"].items():
+        found.setdefault(name.rpartition(" ")[0], []).append(run["metric"])
+    rows = [
+        Bar(name, median(metrics), min(metrics), max(metrics), OURS if "int8" in name else THEIRS)
+        for name, metrics in sorted(found.items())
+    ]
+    return {"coding": bars("coding", "Coded exchange, five seeds", "held-out metric", rows)}
+
+
 PARTS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {
     "aggregation": aggregation,
+    "coding": coding,
     "exchange": exchange,
     "frozen": frozen,
+    "local": local,
     "simulator": simulator,
 }
 

@@ -36,12 +36,10 @@ class Comparison:
 
 
 EPOCH = Comparison("epoch of a head, ResNet-18", "epoch-plain", "epoch-ours", 1000.0)
-STUDY = Comparison("study, ResNet-18 at 224 px, with extraction", "large-plain", "large-ours", 15.0)
-AGAIN = Comparison("the same study again", "large-plain", "large-again", 500.0)
-LITE = Comparison(
-    "study, EfficientNet-lite0 at 128 px, with extraction", "study-plain", "study-ours", None
-)
-LITE_AGAIN = Comparison("the same study again", "study-plain", "study-again", None)
+STUDY = Comparison("20-round study, ResNet-18, 224 px", "large-plain", "large-ours", 15.0)
+AGAIN = Comparison("the same again, ResNet-18", "large-plain", "large-again", 500.0)
+LITE = Comparison("20-round study, EfficientNet-lite0, 128 px", "study-plain", "study-ours", None)
+LITE_AGAIN = Comparison("the same again, EfficientNet-lite0", "study-plain", "study-again", None)
 BLOCKS = Comparison("round of the last 2 blocks", "blocks-whole", "blocks-kept", None)
 COMPARISONS = (EPOCH, STUDY, AGAIN, LITE, LITE_AGAIN, BLOCKS)
 OFTEN = ("epoch-plain", "epoch-ours", "study-plain", "study-ours", "study-again")
