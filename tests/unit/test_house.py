@@ -15,7 +15,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAPERS = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs/architecture.md")
-TARGETS = {"demo", "test", "test-slow", "check", "bench", "bench-quick", "docs", "clean", "help"}
+TARGETS = {"demo", "test", "test-slow", "check", "bench", "bench-quick", "docs", "proto"}
+TARGETS |= {"clean", "help"}
 
 
 def _requirements() -> dict[str, list[Requirement]]:

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from wardround_client.training.batches import Batch, Source, TrainingSet, class_counts, in_order
 from wardround_client.training.rows import RowWriter, read_rows
+from wardround_client.training.stopping import raise_if_stopped
 from wardround_common.backbones.split import HIDDEN, MASK, SplitBackbone
 from wardround_common.modalities.base import IntArray
 from wardround_common.model import FineTunedModel
@@ -130,6 +131,7 @@ def _compute(
     lengths = None if split.shape is not None else _lengths(data)
     stops = None if lengths is None else lengths.cumsum(0)
     for batch in in_order(data, _BATCH):
+        raise_if_stopped()
         hidden = split.prefix(data.batch(batch, device)[0])[HIDDEN].cpu()
         if lengths is None or stops is None:
             writer.put(batch.tolist(), hidden)

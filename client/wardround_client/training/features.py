@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from wardround_client.training.batches import FeatureSet, Source, TrainingSet, in_order
 from wardround_client.training.rows import read_rows
+from wardround_client.training.stopping import raise_if_stopped
 from wardround_common.canonical import canonical_bytes
 from wardround_common.durable import write_file
 from wardround_common.modalities.base import IGNORED
@@ -34,6 +35,7 @@ def extract(shared: SharedModel, data: TrainingSet, device: torch.device) -> tor
     shared.model.eval()
     parts: list[torch.Tensor] = [torch.empty(0)] * len(data)
     for rows in in_order(data, _BATCH):
+        raise_if_stopped()
         inputs, targets = data.batch(rows, device)
         features = shared.model.backbone(**inputs).float().cpu()
         for row, values, labels in zip(rows.tolist(), features, targets.cpu(), strict=True):
