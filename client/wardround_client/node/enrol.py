@@ -64,7 +64,7 @@ def make_request(file: Path) -> Requested:
         node_key=_public(resolve(base, node.key)),
         certificate_request=site_request(SiteId(site.name), tls_key).decode(),
     )
-    target = base / f"{site.name}.request.json"
+    target = resolve(base, node.key).parent / f"{site.name}.request.json"
     replace_file(target, to_text(request).encode())
     return Requested(target, request.fingerprint)
 

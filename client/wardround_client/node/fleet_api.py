@@ -95,6 +95,7 @@ class FleetApi:
         )
         self.public_key = public_key_to_bytes(identity.key.public_key())
         self.trouble = "unreachable"
+        self._told = ""
         self.last_contact = 0.0
         self.on_back: Callable[[], object] = bool
 
@@ -151,15 +152,17 @@ class FleetApi:
         return trouble
 
     def _well(self) -> None:
-        was, self.trouble, self.last_contact = self.trouble, "", time.time()
+        was, self.last_contact = self.trouble, time.time()
+        self.trouble = self._told = ""
         if was:
             log_event("aggregator_reached")
             self.on_back()
 
     def _say(self, trouble: str) -> None:
-        if trouble == self.trouble:
-            return
         self.trouble = trouble
+        if trouble == self._told:
+            return
+        self._told = trouble
         log_event("aggregator_lost", code=trouble)
         print(f"node: {TROUBLES[trouble]}", file=sys.stderr, flush=True)  # noqa: T201
 

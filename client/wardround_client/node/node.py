@@ -25,13 +25,14 @@ from wardround_client.node.relay import Relayed, failed, relay
 from wardround_client.node.traffic import Traffic
 from wardround_common.errors import RoundError, WardroundError
 from wardround_common.log import log_event
-from wardround_common.wire.flower import json_of, make_reply, to_content_bytes
+from wardround_common.wire.flower import MESSAGE_TYPES, json_of, make_reply, to_content_bytes
 from wardround_common.wire.session import MAX_INVITE_BYTES, SESSION_TYPE, SessionInvite
 from wardround_common.wire.step import parse, parse_manifest
 
 _LOOK_S = 2.0
 _IDLE_SHARE, _LONGEST_POLL_S = 0.02, 2.0
 _KEPT_RUNS = 32
+_OURS = frozenset({*MESSAGE_TYPES.values(), SESSION_TYPE})
 
 OnSession = Callable[[bytes], bytes]
 """Takes an invitation to a tensor stream; what it returns is the reply's document."""
@@ -198,5 +199,4 @@ class SiteNode:
 
 def _phase(message_type: str) -> str:
     """As logs may hold it: what a stranger wrote may not."""
-    known = message_type.isascii() and message_type.replace(".", "").isalpha()
-    return message_type if known and len(message_type) < 32 else "unknown"
+    return message_type if message_type in _OURS else "unknown"

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ class Host:
         as_user = ["setpriv", "--reuid", str(user.uid), "--regid", str(user.gid)]
         as_user += ["--groups", groups] if groups else ["--clear-groups"]
         as_user += ["--inh-caps=-all", "--bounding-set=-all"] if user.uid else []
-        return ["ip", "netns", "exec", self.namespace, *as_user, "--", *words]
+        return ["ip", "netns", "exec", self.namespace, *_with_python(), *as_user, "--", *words]
 
     def run(
         self, words: Sequence[str], user: User = ROOT, *, timeout_s: float = 60.0, **more: object
@@ -156,6 +157,23 @@ class Hosts:
         _ip("netns", "add", host.namespace)
         self._hosts[name] = host
         return host
+
+
+def _with_python() -> list[str]:
+    """Words that make this Python readable on a host, where its folder is for root alone.
+
+    A host has files of its own, as ``ip netns exec`` gives it mounts of its own: an interpreter below
+    ``/root`` is shown in an otherwise empty folder of that name.
+    """
+    prefix = Path(sys.executable).resolve().parents[1]
+    closed = [path for path in reversed(prefix.parents) if not path.stat().st_mode & 0o001]
+    if not closed:
+        return []
+    script = (
+        f"mount --bind {prefix} /mnt && mount -t tmpfs -o mode=755 none {closed[0]} && "
+        f'mkdir -p {prefix} && mount --bind /mnt {prefix} && umount /mnt && exec "$@"'
+    )
+    return ["sh", "-c", script, "sh"]
 
 
 def _ip(*words: str) -> None:
