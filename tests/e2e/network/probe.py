@@ -8,15 +8,15 @@
     probe.py ask FILE                requests as FILE describes them, and the answers' beginnings
 """
 
+import base64
 import contextlib
 import errno
+import http.client
 import json
 import selectors
 import socket
 import ssl
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +77,21 @@ def ask(file: str) -> list[list[Any]]:
     trust = ssl.create_default_context(cafile=wanted["ca"])
     if wanted["certificate"]:
         trust.load_cert_chain(wanted["certificate"], wanted["key"])
-    return [_asked(trust, *each) for each in wanted["requests"]]
+    return [_asked(trust, wanted["address"], *each) for each in wanted["requests"]]
 
 
-def _asked(trust: ssl.SSLContext, method: str, url: str, headers: dict[str, str]) -> list[Any]:
-    body = b"" if method == "POST" else None
-    request = urllib.request.Request(url, body, headers, method=method)
+def _asked(
+    trust: ssl.SSLContext, address: str, method: str, path: str, headers: dict[str, str], body: str
+) -> list[Any]:
+    connection = http.client.HTTPSConnection(address, timeout=10.0, context=trust)
     try:
-        with urllib.request.urlopen(request, timeout=10.0, context=trust) as answer:
-            return [answer.status, answer.read(200).decode("latin-1")]
-    except urllib.error.HTTPError as error:
-        with error:
-            return [error.code, error.read(200).decode("latin-1")]
-    except (OSError, urllib.error.URLError) as error:
+        connection.request(method, path, base64.b64decode(body), headers)
+        answer = connection.getresponse()
+        return [answer.status, answer.read(300).decode("latin-1")]
+    except (OSError, http.client.HTTPException) as error:
         return [0, type(error).__name__]
+    finally:
+        connection.close()
 
 
 if __name__ == "__main__":

@@ -1,29 +1,17 @@
 """Three hospitals and an aggregator, each a host of its own: what they compute, and what they cannot."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.network import hosts, probe
+from tests.e2e.network import probe
 from tests.e2e.network.hospitals import PYTHON, Hospital, Laboratory
 from tests.e2e.network.hosts import Host, User
-from tests.e2e.test_quickstart import table_is_there
 from wardround_common.types import sha256_hex
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not())),
-    pytest.mark.skipif(not table_is_there(), reason="needs the demo packages (make demo)"),
-]
-
-
-@pytest.fixture(scope="module")
-def laboratory() -> Iterator[Laboratory]:
-    with Laboratory() as made:
-        yield made
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
