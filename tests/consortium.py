@@ -274,6 +274,14 @@ class Consortium:
         assert outcome is not None
         return outcome.state
 
+    def simulated_sha256(self) -> str:
+        """The model of the simulation of the same file."""
+        out = self.path / "simulated"
+        words = [*WARDROUND, "simulate", str(self.federation), "--out", str(out), "--json"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return str(json.loads((out / "report.json").read_bytes())["model_sha256"])
+
     def until(self, condition: Any, what: str, within_s: float = DEADLINE_S) -> None:
         """Wait until something is so."""
         until = time.monotonic() + within_s
@@ -294,9 +302,13 @@ class Consortium:
 
     def pids(self, program: str) -> list[int]:
         """Numbers of the processes of this aggregator that run a program."""
-        return [pid for pid, words in _processes() if program in words and self._is_ours(pid)]
+        return [
+            pid for pid, words in _processes() if program in words and self._is_ours(pid, words)
+        ]
 
-    def _is_ours(self, pid: int) -> bool:
+    def _is_ours(self, pid: int, words: str) -> bool:
+        if str(self.folder.path) in words:
+            return True
         with contextlib.suppress(OSError):
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             return f"WARDROUND_AGGREGATOR={self.folder.path}".encode() in variables

@@ -11,8 +11,6 @@ import pytest
 from tests.consortium import Consortium
 from wardround_common.types import sha256_hex
 from wardround_server.aggregator.records import RunRecord
-from wardround_server.progress import QuietObserver
-from wardround_server.simulation.simulate import SimulationPlan, simulate_federation
 
 pytestmark = pytest.mark.slow
 
@@ -25,18 +23,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
 
 @pytest.fixture(scope="module")
 def simulated_sha256(consortium: Consortium) -> str:
-    out = consortium.path / "simulated"
-    plan = SimulationPlan(
-        consortium.spec,
-        base=consortium.path,
-        raw=None,
-        out=out,
-        cache=consortium.path / "cache",
-        resume=False,
-        on_failure=lambda site, error: None,
-    )
-    simulate_federation(plan, QuietObserver())
-    return sha256_hex((out / "model.safetensors").read_bytes())
+    return consortium.simulated_sha256()
 
 
 def model_of(record: RunRecord) -> str:
