@@ -78,7 +78,7 @@ def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     path.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
+            serialization.PrivateFormat.OpenSSH,
             serialization.NoEncryption(),
         )
     )

@@ -125,7 +125,7 @@ def _kept_or_made(path: Path, make: Callable[[], bytes]) -> bytes:
 def _new_node_key() -> bytes:
     return ec.generate_private_key(ec.SECP384R1()).private_bytes(
         serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
+        serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
 
