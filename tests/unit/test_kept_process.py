@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_quick_deaths_are_answered_after_longer_pauses(make: Callable[[str], Kep
             kept.now += 0.25
             kept.process.keep()
         starts.append(kept.now)
-    pauses = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(starts)]
     assert pauses == [0.5, 1.0, 2.0, 4.0]
 
 
