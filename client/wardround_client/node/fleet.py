@@ -9,7 +9,9 @@ What differs from ``flower-supernode``, beside patience (``fleet_api.py``):
    sending it again, after whatever was lost, is sending the same message: Flower takes it once.
 3. A message whose parts are still on their way is asked for again after 20 ms, not after a second;
    parts travel two at a time, since the SuperLink writes to one database.
-4. A bundle is never fetched: ``GetFab`` is not called, and nothing that was received is executed.
+4. Flower hands a message over once, so an answer that was lost on its way may have been one. After an
+   outage of that kind the node comes anew, and whoever asked sees it and asks again.
+5. A bundle is never fetched: ``GetFab`` is not called, and nothing that was received is executed.
 """
 
 import threading
@@ -46,7 +48,7 @@ from wardround_client.node.fleet_api import OVER, FleetApi, GoneError
 from wardround_client.node.identity import Identity
 from wardround_client.node.in_hand import InHand
 from wardround_client.node.messages import Handed, Pulled, Sent
-from wardround_client.node.troubles import TroubleError, flower_code
+from wardround_client.node.troubles import TroubleError, flower_code, is_unheard
 from wardround_common.errors import RoundError
 from wardround_common.log import log_event
 
@@ -83,6 +85,7 @@ class FleetConnection:
         self._in_hand = in_hand
         self._api = FleetApi(address, identity, stop, clock)
         self._node = Node()
+        self._is_unheard = False
         self._heartbeats = HeartbeatSender(self._heartbeat)
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fleet")
 
@@ -126,9 +129,7 @@ class FleetConnection:
         """
         head = self._in_hand.head
         if not head:
-            response = self._call(
-                lambda: self._api.client.PullMessages(PullMessagesRequest(node=self._node))
-            )
+            response = self._call(self._handed)
             if not response.messages_list:
                 return None
             head = response.SerializeToString()
@@ -211,6 +212,18 @@ class FleetConnection:
                 return attempt()
 
         return self._api.call(as_known) if until is None else self._api.call(as_known, until)
+
+    def _handed(self) -> PullMessagesResponse:
+        """What the aggregator hands over; after an answer that may have been lost, as a new comer."""
+        if self._is_unheard:
+            self._leave(self.node_id)
+            self._activate()
+            self._is_unheard = False
+        try:
+            return self._api.client.PullMessages(PullMessagesRequest(node=self._node))
+        except httpx.HTTPError as error:
+            self._is_unheard = is_unheard(error)
+            raise
 
     def _parts(self, handed: Handed) -> Mapping[str, bytes]:
         contents = self._pool.map(lambda name: self._part(handed, name), handed.parts)

@@ -52,6 +52,13 @@ def flower_code(error: httpx.HTTPStatusError) -> int | None:
     return None if known is None else int(known.code)
 
 
+def is_unheard(error: httpx.HTTPError) -> bool:
+    """Whether the aggregator may have done what it was asked, and its answer was lost."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+    return not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
+
+
 def trouble_of(error: Exception) -> str | None:
     """The code of a failed attempt; None if it is not the connection that is in trouble.
 

@@ -7,13 +7,16 @@ What differs from flwr's own:
    second. A reply that does not become whole within three minutes is reported as lost.
 2. While the SuperLink is away, calls are tried again every second instead of every twenty.
 3. What was pulled is complete or is lost as a whole; the carrier then asks again.
-4. A reply that is larger than any answer, or has not flwr's form, is an error like any other: no site
+4. The SuperLink hands a reply over once, and flwr asks again by itself where the answer was lost on its
+   way. Whatever was not there then is reported as lost.
+5. A reply that is larger than any answer, or has not flwr's form, is an error like any other: no site
    can fill the memory or end the run.
 """
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -36,7 +39,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPushError,
     inflate_object_from_contents,
 )
-from flwr.supercore.retry import exponential
+from flwr.supercore.retry import RetryState, exponential
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
@@ -87,7 +90,10 @@ class PatientGrid(Grid):
         self._max_reply_bytes = max_reply_bytes
         self._arriving: dict[str, _Arriving] = {}
         self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
-        self._grid._retry_invoker.wait_gen_factory = lambda: exponential(max_delay=_PAUSE_S)  # noqa: SLF001
+        self._unheard = threading.Event()
+        retries = self._grid._retry_invoker  # noqa: SLF001
+        retries.wait_gen_factory = lambda: exponential(max_delay=_PAUSE_S)
+        retries.on_backoff = self._noted(retries.on_backoff)
         super().__init__()
 
     def set_run(self, run: Run) -> None:
@@ -130,8 +136,8 @@ class PatientGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """See ``Grid``: replies that are whole, and an error for each that was lost."""
         wanted = set(message_ids)
-        self._look(sorted(wanted - {each.question_id for each in self._arriving.values()}))
-        whole: list[Message] = []
+        lost = self._look(sorted(wanted - {each.question_id for each in self._arriving.values()}))
+        whole = [self._error(name, ErrorCode.MESSAGE_UNAVAILABLE) for name in lost]
         for reply in list(self._arriving.values()):
             if reply.question_id not in wanted:
                 del self._arriving[reply.message_id]  # nobody wants it any more
@@ -144,10 +150,10 @@ class PatientGrid(Grid):
                 break  # what is whole must not be lost with it
             if reply.lost or time.monotonic() >= reply.until:
                 del self._arriving[reply.message_id]
-                whole.append(self._error(reply, ErrorCode.MESSAGE_UNAVAILABLE))
+                whole.append(self._error(reply.question_id, ErrorCode.MESSAGE_UNAVAILABLE))
             elif reply.num_bytes > self._max_reply_bytes:
                 del self._arriving[reply.message_id]
-                whole.append(self._error(reply, ErrorCode.UNKNOWN))
+                whole.append(self._error(reply.question_id, ErrorCode.UNKNOWN))
             elif len(reply.parts) == len(reply.names):
                 del self._arriving[reply.message_id]
                 whole.append(self._finished(reply))
@@ -159,10 +165,11 @@ class PatientGrid(Grid):
         """See ``Grid``."""
         return self._grid.send_and_receive(messages, timeout=timeout)
 
-    def _look(self, message_ids: list[str]) -> None:
-        """Ask for replies that have begun to arrive."""
+    def _look(self, message_ids: list[str]) -> list[str]:
+        """Ask for replies that have begun to arrive; returns those that may have been lost."""
         if not message_ids:
-            return
+            return []
+        self._unheard.clear()
         found = self._client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         until = time.monotonic() + _WHOLE_WITHIN_S
         for message, tree in zip(found.messages_list, found.message_object_trees, strict=True):
@@ -174,6 +181,19 @@ class PatientGrid(Grid):
                 _names(tree),
                 until,
             )
+        arriving = {each.question_id for each in self._arriving.values()}
+        return [name for name in message_ids if name not in arriving and self._unheard.is_set()]
+
+    def _noted(self, before: Callable[[RetryState], None] | None) -> Callable[[RetryState], None]:
+        """Note that a call may have been answered, and its answer was lost."""
+
+        def on_backoff(state: RetryState) -> None:
+            if not isinstance(state.exception, httpx.ConnectError | httpx.ConnectTimeout):
+                self._unheard.set()
+            if before is not None:
+                before(state)
+
+        return on_backoff
 
     def _fetch(self, reply: _Arriving) -> None:
         missing = [name for name in reply.names if name not in reply.parts]
@@ -208,16 +228,16 @@ class PatientGrid(Grid):
         try:
             message = inflate_object_from_contents(reply.message_id, reply.parts)
         except Exception:  # noqa: BLE001  whatever a site sends must not end the run
-            return self._error(reply, ErrorCode.UNKNOWN)
+            return self._error(reply.question_id, ErrorCode.UNKNOWN)
         if not isinstance(message, Message) or _claims(message) != (
             reply.question_id,
             reply.node_id,
         ):
-            return self._error(reply, ErrorCode.UNKNOWN)
+            return self._error(reply.question_id, ErrorCode.UNKNOWN)
         message.metadata.__dict__["_message_id"] = reply.message_id
         return message
 
-    def _error(self, reply: _Arriving, code: int) -> Message:
+    def _error(self, question_id: str, code: int) -> Message:
         """As flwr reports a reply that it cannot hand over."""
         own = self._grid.node.node_id
         metadata = Metadata(
@@ -228,7 +248,7 @@ class PatientGrid(Grid):
             message_type=SYSTEM_MESSAGE_TYPE,
             group_id="",
             ttl=0,
-            reply_to_message_id=reply.question_id,
+            reply_to_message_id=question_id,
             created_at=time.time(),
         )
         return make_message(metadata=metadata, error=Error(code, ""))
