@@ -42,7 +42,9 @@ def test_the_readme_is_short_and_names_both_commands() -> None:
     assert text.index("<!-- figures -->") < text.index("<!-- /figures -->")
 
 
-@pytest.mark.parametrize("name", ["spec-reference.md", "report.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["spec-reference.md", "report.schema.json", "../deploy/nginx/nginx.conf"]
+)
 def test_generated_papers_are_those_of_the_models(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == _generator().GENERATED[name](), "run `make docs`"
 

@@ -1,7 +1,7 @@
 """The front door: nginx before the SuperLink, rendered from ``aggregator.toml``.
 
-What it promises is written in the template, ``templates/nginx.conf.j2``; ``deploy/nginx`` has it
-rendered for an example, for those who run nginx themselves. The operator's token goes into a file of
+What it promises is written in the template, ``templates/nginx.conf.j2``; ``deploy/nginx/nginx.conf`` is
+what it comes to for an example, for those who want to read it first. The operator's token goes into a file of
 its own that only the aggregator's user can read.
 """
 
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wardround_common.durable import write_file
 from wardround_common.errors import ConfigError
-from wardround_common.spec.aggregator import AggregatorSpec
+from wardround_common.spec.aggregator import AggregatorSpec, FrontDoor
 from wardround_server.aggregator.folder import AggregatorFolder, key_beside, write_private
 from wardround_server.aggregator.process import KeptProcess
 
@@ -89,6 +89,14 @@ def configuration(
         key=_quoted(key_beside(folder.certificate)),
         authority=_quoted(folder.authority),
     )
+
+
+def example() -> str:
+    """The configuration of an aggregator in ``/srv/wardround`` for ``aggregator.example``."""
+    spec = AggregatorSpec(
+        name="consortium", host="aggregator.example", front_door=FrontDoor(kind="nginx")
+    )
+    return configuration(AggregatorFolder(Path("/srv/wardround")), spec, workers=4)
 
 
 def token_map(token: str) -> bytes:
