@@ -18,6 +18,7 @@ PARTS = {
     "frozen": "benchmarks.frozen",
     "local": "benchmarks.local",
     "simulator": "benchmarks.simulator",
+    "stream": "benchmarks.stream",
 }
 
 

@@ -48,6 +48,20 @@ def replace_file(path: Path, data: bytes | memoryview) -> None:
     fsync_folder(path.parent)
 
 
+def adopt_file(source: Path, path: Path) -> None:
+    """Rename a file to its final name, durably.
+
+    Args:
+        source: on the same file system as ``path``, its bytes fsynced already.
+        path: the final name.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    os.replace(source, path)  # noqa: PTH105  one name for the crash tests to hook
+    fsync_folder(path.parent)
+
+
 def append_line(path: Path, line: bytes) -> None:
     """Append one line and fsync it before returning.
 

@@ -17,6 +17,7 @@ from wardround_client.training.optimizer import optimizer_of, proximal
 from wardround_client.training.prefetch import batches_on
 from wardround_client.training.schedule import rate_factor
 from wardround_client.training.seeds import derive_seed
+from wardround_client.training.stopping import raise_if_stopped
 from wardround_common.modalities.base import IGNORED
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.federation import Training
@@ -226,6 +227,7 @@ class _LocalRun:
         return torch.split(rows, self._how.micro_batch)
 
     def _step(self, parts: Sequence[Batch], factor: float) -> torch.Tensor:
+        raise_if_stopped()
         assert self._optimizer is not None
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
@@ -313,6 +315,7 @@ def predict(
     logits_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
     targets_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
     for rows in in_order(data, batch_size):
+        raise_if_stopped()
         inputs, targets = data.batch(rows, device)
         logits = data.logits(shared.model, inputs)
         sum_loss += float(shared.task.loss(logits, targets)) * len(rows)
