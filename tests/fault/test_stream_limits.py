@@ -21,8 +21,14 @@ from tests.streams import StreamWorld, authority, eventually
 from tests.support import RUN, FakeSite
 from wardround_client.node.stream import MAX_SESSIONS, Pauses, StreamSessions
 from wardround_common.errors import WireError
-from wardround_common.rpc.frames import CHUNK_BYTES
-from wardround_common.stream.limits import CHANNEL_OPTIONS, RUN_KEY, SESSION, TOKEN_KEY, Identity
+from wardround_common.stream.limits import (
+    CHANNEL_OPTIONS,
+    CHUNK_BYTES,
+    RUN_KEY,
+    SESSION,
+    TOKEN_KEY,
+    Identity,
+)
 from wardround_common.stream.outbox import Outbox
 from wardround_common.stream.parts import chunk_part, from_wire, offer_part, to_wire
 from wardround_common.stream.stream_pb2 import Part
@@ -119,7 +125,7 @@ def test_who_is_not_the_invited_site_is_refused(world: StreamWorld, kind: str) -
     identity, code = STRANGERS[kind]
     intruder = Intruder(world, identity())
     assert intruder.status().name == code
-    assert not world.server.is_open(SiteId("a"))
+    assert not world.server.session(SiteId("a")).is_open
     intruder.close()
 
 
@@ -138,15 +144,15 @@ def test_a_session_without_its_invitation_is_refused(
 ) -> None:
     intruder = Intruder(world, authority().site("a"), **sent)
     assert intruder.status().name == "UNAUTHENTICATED"
-    assert not world.server.is_open(SiteId("a"))
+    assert not world.server.session(SiteId("a")).is_open
     intruder.close()
 
 
 def test_the_invited_site_is_let_in(world: StreamWorld) -> None:
     guest = Intruder(world, authority().site("a"))
-    eventually(lambda: world.server.is_open(SiteId("a")))
+    eventually(lambda: world.server.session(SiteId("a")).is_open)
     guest.close()
-    eventually(lambda: not world.server.is_open(SiteId("a")))
+    eventually(lambda: not world.server.session(SiteId("a")).is_open)
 
 
 def test_a_site_does_not_talk_to_an_aggregator_of_another_authority(tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ def test_a_site_does_not_talk_to_an_aggregator_of_another_authority(tmp_path: Pa
     )
     node.on_session(world.server.invite(SiteId("a")).to_bytes())
     eventually(lambda: not node._sessions[RUN].is_alive)
-    assert not world.server.is_open(SiteId("a"))
+    assert not world.server.session(SiteId("a")).is_open
     world.close()
 
 
@@ -287,7 +293,7 @@ def test_a_site_that_sends_without_end_is_cut_off(
 
 def test_a_site_that_does_not_read_holds_nobody_up(world: StreamWorld) -> None:
     asleep = Intruder(world, authority().site("a"))
-    eventually(lambda: world.server.is_open(SiteId("a")))
+    eventually(lambda: world.server.session(SiteId("a")).is_open)
     world.absent.add("a")
     answers = list(world.carrier.ask(question(sites=NAMES), 1.0))
     assert [answer.site for answer in answers] == ["b"]
@@ -296,7 +302,7 @@ def test_a_site_that_does_not_read_holds_nobody_up(world: StreamWorld) -> None:
 
 def test_a_lying_size_is_refused_before_a_byte_is_wanted(world: StreamWorld) -> None:
     liar = Intruder(world, authority().site("a"))
-    eventually(lambda: world.server.is_open(SiteId("a")))
+    eventually(lambda: world.server.session(SiteId("a")).is_open)
     asked = question(sites="a")
     liar.outbox.put(offer_part(sha256_hex(asked.manifest), b"{}", 1 << 40))
     answers: list[Any] = []
