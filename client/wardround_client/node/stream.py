@@ -211,7 +211,7 @@ class Session:
         metadata = ((RUN_KEY, self.invite.run), (TOKEN_KEY, self.invite.token))
         channel = grpc.secure_channel(self.invite.address, credentials, CHANNEL_OPTIONS)
         try:
-            open_session = channel.stream_stream(SESSION, to_wire, from_wire)
+            open_session: Any = channel.stream_stream(SESSION, to_wire, from_wire)
             call = open_session(outbox, metadata=metadata, timeout=CALL_S)
             self._call = call
             if self._ended.is_set():

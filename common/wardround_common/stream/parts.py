@@ -86,7 +86,7 @@ def from_wire(message: bytes) -> Part | Piece:
     piece = _piece(message) if message[:1] == _PART_CHUNK else None
     if piece is not None:
         return piece
-    part = Part.FromString(message)
+    part: Part = Part.FromString(message)
     if part.WhichOneof("part") == "chunk":
         return Piece(part.chunk.offset, memoryview(part.chunk.data))
     return part

@@ -246,7 +246,7 @@ class StepRunner:
             result.refused.append((site, OTHER_VERSION))
             self._observer.answer_arrived(result.manifest.kind, site, OTHER_VERSION)
             if order is not None:
-                order.skip(site)
+                order.skip(SiteId(site))
         return self._barred
 
     def _open(self, manifest: StepManifest) -> None:
