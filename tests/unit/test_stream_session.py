@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.contract.test_carrier_contract import question
 from wardround_common.errors import WireError
-from wardround_common.rpc.frames import CHUNK_BYTES
+from wardround_common.stream.limits import CHUNK_BYTES
 from wardround_common.stream.outbox import Outbox
 from wardround_common.stream.parts import (
     ArrayParts,

@@ -9,7 +9,8 @@ The rules:
 3. A connection that is lost costs no more than what was on its way: the worker goes on computing,
    question and answer go on from the byte where they stopped.
 4. Of questions that wait for the worker only the newest is worth answering.
-5. When the run is over, what the worker computes for it is stopped.
+5. When the run is over, what the worker computes for it is stopped. A session that is refused or
+   never comes back only ends: its run may go on by Flower messages, or invite the site again.
 """
 
 import random
@@ -26,7 +27,14 @@ from wardround_client.airlock.limits import MAX_ARRAY_BYTES
 from wardround_client.node.errand import Airlock, Errand
 from wardround_common.errors import WireError
 from wardround_common.log import log_event
-from wardround_common.stream.limits import CHANNEL_OPTIONS, RUN_KEY, SESSION, TOKEN_KEY, Identity
+from wardround_common.stream.limits import (
+    CALL_S,
+    CHANNEL_OPTIONS,
+    RUN_KEY,
+    SESSION,
+    TOKEN_KEY,
+    Identity,
+)
 from wardround_common.stream.outbox import Outbox
 from wardround_common.stream.parts import Piece, from_wire, to_wire
 from wardround_common.stream.stream_pb2 import Offer, Part
@@ -186,10 +194,10 @@ class Session:
         while not self._ended.is_set():
             if self._connection():
                 pause, contact = self._pauses.first, time.monotonic()
-            elif time.monotonic() - contact > self._pauses.give_up or self._run_is_over(
-                self.invite.run
-            ):
+            elif self._run_is_over(self.invite.run):
                 self._over()
+            elif time.monotonic() - contact > self._pauses.give_up:
+                self.close()
             self._ended.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads, hides nothing
             pause = min(2 * pause, self._pauses.longest)
 
@@ -203,7 +211,8 @@ class Session:
         metadata = ((RUN_KEY, self.invite.run), (TOKEN_KEY, self.invite.token))
         channel = grpc.secure_channel(self.invite.address, credentials, CHANNEL_OPTIONS)
         try:
-            call = channel.stream_stream(SESSION, to_wire, from_wire)(outbox, metadata=metadata)
+            open_session: Any = channel.stream_stream(SESSION, to_wire, from_wire)
+            call = open_session(outbox, metadata=metadata, timeout=CALL_S)
             self._call = call
             if self._ended.is_set():
                 call.cancel()
@@ -229,7 +238,8 @@ class Session:
         status = error.code() if isinstance(error, grpc.Call) else None
         if status in _FINAL:
             log_event("session_refused", run=self.invite.run, code=status.name.lower())
-            self._over()
+            if not self._run_is_over(self.invite.run):
+                self.close()
         elif opened and not self._ended.is_set():
             log_event("session_lost", run=self.invite.run)
 

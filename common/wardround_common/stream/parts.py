@@ -11,8 +11,8 @@ from functools import lru_cache, partial
 from typing import NewType
 
 from wardround_common.errors import WireError
-from wardround_common.rpc.frames import CHUNK_BYTES
 from wardround_common.rpc.frames_pb2 import Head
+from wardround_common.stream.limits import CHUNK_BYTES
 from wardround_common.stream.stream_pb2 import Offer, Over, Part, Want
 
 Encoded = NewType("Encoded", bytes)
@@ -86,7 +86,7 @@ def from_wire(message: bytes) -> Part | Piece:
     piece = _piece(message) if message[:1] == _PART_CHUNK else None
     if piece is not None:
         return piece
-    part = Part.FromString(message)
+    part: Part = Part.FromString(message)
     if part.WhichOneof("part") == "chunk":
         return Piece(part.chunk.offset, memoryview(part.chunk.data))
     return part
@@ -164,14 +164,15 @@ def _encoded(data: memoryview, start: int, end: int) -> Encoded:
 
 
 def chunk_parts(chunks: Iterable[bytes], offset: int) -> Iterator[tuple[int, Encoded]]:
-    """An array that comes in pieces, from a byte on; the pieces before it are passed over.
+    """An array that comes in pieces of any size, from a byte on; what is before it is passed over.
 
     Yields:
         Where each chunk ends, and the chunk.
     """
     at = 0
     for chunk in chunks:
-        skipped = min(max(offset - at, 0), len(chunk))
-        at += len(chunk)
-        if skipped < len(chunk):
-            yield at, chunk_part(at - len(chunk) + skipped, memoryview(chunk)[skipped:])
+        data = memoryview(chunk)
+        for start in range(max(offset - at, 0), len(data), CHUNK_BYTES):
+            piece = data[start : start + CHUNK_BYTES]
+            yield at + start + len(piece), chunk_part(at + start, piece)
+        at += len(data)

@@ -5,9 +5,12 @@ The rules:
 1. A run's first question invites every site and waits a few seconds for their sessions; later ones
    invite those without one again, and wait for nobody.
 2. A session that is lost is waited for some seconds: the site comes back and goes on where it was,
-   or is invited again if its node was restarted. Then its question goes by message, and the next one by stream again if the session is back.
+   or is invited again if its node was restarted. Then its question goes by message, and the next one
+   by stream again if the session is back.
 3. A site's first answer to a question counts, whichever way it came; the others are not yielded.
-4. What happened is said: ``session_lost`` and ``carrier_fell_back`` in the log, and which way each
+4. Who has a session is known from its events alone, in their order: nothing is decided by what a
+   session has become in the meantime.
+5. What happened is said: ``session_lost`` and ``carrier_fell_back`` in the log, and which way each
    site is asked in :attr:`StreamCarrier.ways`.
 """
 
@@ -105,6 +108,7 @@ class StreamCarrier:
         self._invite = invite
         self._patience = patience or Patience()
         self._invited: dict[SiteId, float] = {}
+        self._open: set[SiteId] = set()
         self._lost_at: dict[SiteId, float] = {}
         self.ways: dict[SiteId, Way] = {}
 
@@ -130,12 +134,12 @@ class StreamCarrier:
         missing = [
             site
             for site in step.question.sites
-            if self._server.knows(site) and not self._server.is_open(site)
+            if self._server.knows(site) and site not in self._open
         ]
         awaited = {site for site in missing if site not in self._invited}
         self._invite_again(missing)
         until = min(step.until, time.monotonic() + self._patience.open_s)
-        while any(not self._server.is_open(site) for site in awaited):
+        while awaited - self._open:
             left = until - time.monotonic()
             if left <= 0:
                 return
@@ -158,7 +162,7 @@ class StreamCarrier:
         for site in sorted(step.waiting):
             lost_at = self._lost_at.get(site)
             back_by = None if lost_at is None else lost_at + self._patience.lost_s
-            if self._server.is_open(site) or (back_by is not None and now < back_by):
+            if site in self._open or (back_by is not None and now < back_by):
                 self._server.session(site).ask(step.question, state, step.until - now)
                 self.ways[site] = "stream"
                 if back_by is not None:
@@ -215,10 +219,12 @@ class StreamCarrier:
         if isinstance(event, Broken):
             raise event.error
         if isinstance(event, Opened):
+            self._open.add(event.site)
             self._lost_at.pop(event.site, None)
             step.lost.pop(event.site, None)
         elif isinstance(event, Lost):
             log_event("session_lost", site=event.site)
+            self._open.discard(event.site)
             self._lost_at[event.site] = time.monotonic()
             if event.site in step.waiting - step.by_message:
                 step.lost[event.site] = self._lost_at[event.site] + self._patience.lost_s

@@ -1,14 +1,14 @@
 """What this process keeps of freed memory.
 
 glibc gives each thread a heap of its own (an *arena*), and keeps in each what its thread once needed. A
-server with two threads a connection, each handling chunks of 1 MiB, would hold several MiB a connection
-that nobody uses. Two arenas for all threads are as fast here: copying takes long, allocating does not.
+server with two threads a connection would hold several MiB a connection that nobody uses. One arena for
+all threads is as fast here: copying and encrypting take long, allocating does not.
 """
 
 import ctypes
 
 _M_ARENA_MAX = -8
-_ARENAS = 2
+_ARENAS = 1
 
 
 def share_arenas() -> bool:

@@ -89,10 +89,6 @@ class StreamServer:
         """The session of a site of the roster."""
         return self._sessions[site]
 
-    def is_open(self, site: SiteId) -> bool:
-        """Whether the site has a connection now."""
-        return site in self._sessions and self._sessions[site].is_open
-
     def next_event(self, timeout_s: float) -> Event | None:
         """What happened next; None if nothing does within so many seconds."""
         try:
@@ -111,7 +107,7 @@ class StreamServer:
     def _serve(self, parts: Iterator[Part | Piece], context: Any) -> Iterator[Sendable]:
         """One connection: this thread sends what the session has to say, another takes in the rest."""
         session = self._admitted(context)
-        outbox = session.attach()
+        outbox = session.attach(context.cancel)
         if not context.add_callback(lambda: session.detach(outbox)):
             session.detach(outbox)
         context.send_initial_metadata(())

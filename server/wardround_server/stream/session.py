@@ -3,7 +3,8 @@
 The rules:
 
 1. A session has one connection at a time; a newer one replaces it, since it proves that the older
-   is dead or abandoned. What was open goes on over the new one.
+   is dead or abandoned: the older is cancelled, since who does not read would keep it for ever.
+   What was open goes on over the new one.
 2. A question is open from when it is asked until it is answered, failed or forgotten. While it is
    open it is offered on each new connection, and its array flows from the byte that the site wants.
 3. An answer is for the question that its digest names. For the open one its size is checked before
@@ -61,6 +62,11 @@ STRAY_BYTES = 16 << 20
 
 Event = Answer | Opened | Lost | Broken
 Post = Callable[[Event], None]
+HangUp = Callable[[], object]
+
+
+def _nothing() -> None:
+    """Ends no connection."""
 
 
 @dataclass(slots=True)
@@ -105,6 +111,7 @@ class SiteSession:
         self._post = post
         self._lock = threading.RLock()
         self._outbox: Outbox | None = None
+        self._hang_up: HangUp = _nothing
         self._asked: _Asked | None = None
         self._steps: dict[str, int] = {}
         self._num_connections = 0
@@ -153,13 +160,18 @@ class SiteSession:
                 self._outbox.put(over_part())
                 self._outbox.close()
 
-    def attach(self) -> Outbox:
-        """A new connection; returns what is to be sent over it."""
+    def attach(self, hang_up: HangUp = _nothing) -> Outbox:
+        """A new connection; returns what is to be sent over it.
+
+        Args:
+            hang_up: ends the connection at once, whatever is on its way.
+        """
         outbox = Outbox()
         with self._lock:
             if self._outbox is not None:
                 self._outbox.close()
-            self._outbox = outbox
+                self._hang_up()
+            self._outbox, self._hang_up = outbox, hang_up
             self._num_connections += 1
             self._stray_bytes = 0
             if self._over:
