@@ -149,7 +149,8 @@ def test_coded_updates_remember_what_was_lost_over_a_restart(tmp_path: Path) -> 
         ({"spec_sha256": "f" * 64}, "other_federation_file"),
         ({"backbone_sha256": "f" * 64}, "other_backbone"),
         ({"sites": ("b", "c")}, "not_in_cohort"),
-        ({"state": (("head.0.weight", "float32", (1 << 32,)),)}, "other_state"),
+        ({"state": (("head.0.weight", "float32", (1 << 32,)),)}, "state_bytes"),
+        ({"round": 10**12}, "other_round"),
         ({"reply": (("backbone.rows", "float32", (10_000, 4)),)}, "other_reply"),
         ({"state_sha256": "f" * 64}, "state_digest"),
     ],
@@ -157,8 +158,17 @@ def test_coded_updates_remember_what_was_lost_over_a_restart(tmp_path: Path) -> 
 def test_a_question_that_is_not_for_this_site_is_refused_with_a_code(
     airlock: Airlock, fields: dict[str, Any], code: str
 ) -> None:
-    answer = airlock.ask(airlock.hospital.question(**fields))
+    asked = airlock.hospital.question()
+    other = asked.manifest.model_copy(update=fields)
+    answer = airlock.ask(Asked(other, asked.array))
     assert (answer.failure, answer.receipt, answer.array) == (code, b"", b"")
+
+
+def test_an_array_of_other_tensors_is_refused_with_a_code(airlock: Airlock) -> None:
+    asked = airlock.hospital.question()
+    (name, *form), *others = asked.manifest.state
+    other = asked.manifest.model_copy(update={"state": ((f"{name}.x", *form), *others)})
+    assert airlock.ask(Asked(other, asked.array)).failure == "other_state"
 
 
 def frames(airlock: Airlock, *sent: Frame, timeout: float | None = 10.0) -> list[Frame]:
