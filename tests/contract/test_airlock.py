@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.airlocks import Airlock, Asked, Counted, Hospital, got
 from wardround_client.airlock import airlock_pb2_grpc, service
+from wardround_client.airlock.airlock_pb2 import StatusRequest
 from wardround_client.airlock.client import AirlockClient, AirlockUnavailable
 from wardround_client.airlock.limits import address
 from wardround_client.airlock.server import SERVICE, AirlockServer
@@ -240,6 +241,21 @@ def test_compressed_messages_are_not_taken(airlock: Airlock) -> None:
         call(grpc.Compression.Gzip)
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
     assert call(grpc.Compression.NoCompression)[0].head.document
+
+
+def test_metadata_that_is_too_long_or_illegal_is_refused_by_grpc_itself(airlock: Airlock) -> None:
+    def code(value: str) -> str:
+        with grpc.insecure_channel(address(airlock.hospital.socket)) as channel:
+            stub = airlock_pb2_grpc.AirlockStub(channel)
+            try:
+                stub.Status(StatusRequest(), timeout=5.0, metadata=(("key", value),))
+            except grpc.RpcError as error:
+                return str(error.code().name)
+        return "OK"
+
+    assert code("x" * 100_000) == "RESOURCE_EXHAUSTED"
+    assert code("x\x7f") == "INTERNAL"
+    assert code("x") == "OK"
 
 
 def test_whatever_an_unexpected_error_says_stays_at_the_site(
