@@ -23,6 +23,21 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for this user alone, with what is missing above it, durably.
+
+    One that is there is made durable too, where its parent may be read: whoever made it may have
+    crashed before that.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700)
+        fsync_folder(path.parent)
+    for path in (folder.parent, folder):
+        if os.access(path, os.R_OK):
+            fsync_folder(path)
+
+
 def write_file(path: Path, data: bytes | memoryview) -> Digest:
     """:func:`replace_file`, and the SHA-256 of ``data``."""
     replace_file(path, data)

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.airlocks import Airlock, Asked, Counted, Hospital, got
 from wardround_client.airlock import airlock_pb2_grpc, service
+from wardround_client.airlock.airlock_pb2 import StatusRequest
 from wardround_client.airlock.client import AirlockClient, AirlockUnavailable
 from wardround_client.airlock.limits import address
 from wardround_client.airlock.server import SERVICE, AirlockServer
@@ -149,7 +150,8 @@ def test_coded_updates_remember_what_was_lost_over_a_restart(tmp_path: Path) -> 
         ({"spec_sha256": "f" * 64}, "other_federation_file"),
         ({"backbone_sha256": "f" * 64}, "other_backbone"),
         ({"sites": ("b", "c")}, "not_in_cohort"),
-        ({"state": (("head.0.weight", "float32", (1 << 32,)),)}, "other_state"),
+        ({"state": (("head.0.weight", "float32", (1 << 32,)),)}, "state_bytes"),
+        ({"round": 10**12}, "other_round"),
         ({"reply": (("backbone.rows", "float32", (10_000, 4)),)}, "other_reply"),
         ({"state_sha256": "f" * 64}, "state_digest"),
     ],
@@ -157,8 +159,17 @@ def test_coded_updates_remember_what_was_lost_over_a_restart(tmp_path: Path) -> 
 def test_a_question_that_is_not_for_this_site_is_refused_with_a_code(
     airlock: Airlock, fields: dict[str, Any], code: str
 ) -> None:
-    answer = airlock.ask(airlock.hospital.question(**fields))
+    asked = airlock.hospital.question()
+    other = asked.manifest.model_copy(update=fields)
+    answer = airlock.ask(Asked(other, asked.array))
     assert (answer.failure, answer.receipt, answer.array) == (code, b"", b"")
+
+
+def test_an_array_of_other_tensors_is_refused_with_a_code(airlock: Airlock) -> None:
+    asked = airlock.hospital.question()
+    (name, *form), *others = asked.manifest.state
+    other = asked.manifest.model_copy(update={"state": ((f"{name}.x", *form), *others)})
+    assert airlock.ask(Asked(other, asked.array)).failure == "other_state"
 
 
 def frames(airlock: Airlock, *sent: Frame, timeout: float | None = 10.0) -> list[Frame]:
@@ -230,6 +241,21 @@ def test_compressed_messages_are_not_taken(airlock: Airlock) -> None:
         call(grpc.Compression.Gzip)
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
     assert call(grpc.Compression.NoCompression)[0].head.document
+
+
+def test_metadata_that_is_too_long_or_illegal_is_refused_by_grpc_itself(airlock: Airlock) -> None:
+    def code(value: str) -> str:
+        with grpc.insecure_channel(address(airlock.hospital.socket)) as channel:
+            stub = airlock_pb2_grpc.AirlockStub(channel)
+            try:
+                stub.Status(StatusRequest(), timeout=5.0, metadata=(("key", value),))
+            except grpc.RpcError as error:
+                return str(error.code().name)
+        return "OK"
+
+    assert code("x" * 100_000) == "RESOURCE_EXHAUSTED"
+    assert code("x\x7f") == "INTERNAL"
+    assert code("x") == "OK"
 
 
 def test_whatever_an_unexpected_error_says_stays_at_the_site(

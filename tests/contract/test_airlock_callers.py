@@ -1,8 +1,10 @@
 """Who asks the airlock and waits, who leaves, who stops what: over a real Unix socket."""
 
+import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from wardround_client.training import local
 from wardround_client.worker.answers import Stored
 from wardround_client.worker.caller import Caller, CallerLeftError, Places
 from wardround_client.worker.desk import MAX_ARRAYS
+from wardround_client.worker.worker import SiteWorker
 from wardround_common.errors import WardroundError
 from wardround_common.rpc.frames import pieces
 
@@ -88,6 +91,16 @@ def test_two_who_ask_the_same_at_the_same_time_get_one_answer(
     assert len(counted.computed) == 1
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Without the collector of cycles: what is not needed any more must be gone by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 def test_callers_that_left_take_no_place(airlock: Airlock, counted: Counted) -> None:
     counted.go.clear()
     asked = airlock.hospital.question()
@@ -96,11 +109,24 @@ def test_callers_that_left_take_no_place(airlock: Airlock, counted: Counted) -> 
     for _ in range(2 * MAX_CALLS):
         with pytest.raises(AirlockUnavailable):
             airlock.begin(asked, deadline_s=0.02)
-    eventually(lambda: airlock.client.status().run != "")
+    assert airlock.client.status().run == asked.manifest.run
     counted.go.set()
     thread.join(20)
     assert answers[0].failure == ""
     assert airlock.failures == []
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_callers_that_were_told_of_a_failure_take_no_place(
+    airlock: Airlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise KeyError("patient-4711")
+
+    monkeypatch.setattr(SiteWorker, "execute", fail)
+    for step in range(2 * MAX_CALLS):
+        assert airlock.ask(airlock.hospital.question(step=step)).failure == "internal_error"
+    assert airlock.client.status().failures == 2 * MAX_CALLS
 
 
 def test_questions_are_computed_in_the_order_in_which_they_arrived(
@@ -122,19 +148,16 @@ def test_questions_are_computed_in_the_order_in_which_they_arrived(
 
 
 def waiting(
-    airlock: Airlock, asked: Asked, received: list[Asked] | None = None
+    airlock: Airlock, asked: Asked, receive: Callable[[], memoryview] | None = None
 ) -> tuple[threading.Thread, list[Any]]:
-    """A question that has passed its check, in a thread of its own; the answer or its code."""
+    """A question at the worker's desk, in a thread of its own; the answer or its code."""
     outcome: list[Any] = []
-
-    def receive() -> memoryview:
-        if received is not None:
-            received.append(asked)
-        return asked.array
+    taken = receive or (lambda: asked.array)
 
     def ask() -> None:
         try:
-            outcome.append(airlock.desk.answer(asked.manifest, receive, here()))
+            size = asked.array.nbytes
+            outcome.append(airlock.desk.answer(asked.manifest, size, taken, here()))
         except WardroundError as error:
             outcome.append(error.code)
 
@@ -153,11 +176,16 @@ def test_arrays_are_received_only_while_there_is_room_for_them(
     airlock: Airlock, counted: Counted, monkeypatch: pytest.MonkeyPatch, places: int
 ) -> None:
     monkeypatch.setattr(airlock.desk, "_arrays", Places(places))
+    airlock.ask(airlock.hospital.question("describe", step=0))  # the model is there from now on
     counted.go.clear()
-    received: list[Asked] = []
-    asking = [
-        waiting(airlock, airlock.hospital.question(run=run * 16), received) for run in "abcdef"
-    ]
+    received: list[memoryview] = []
+    questions = [airlock.hospital.question(run=run * 16) for run in "abcdef"]
+
+    def receive(asked: Asked) -> memoryview:
+        received.append(asked.array)
+        return asked.array
+
+    asking = [waiting(airlock, asked, partial(receive, asked)) for asked in questions]
     eventually(lambda: num_asked(airlock) == len(asking))
     assert len(received) == places
     counted.go.set()
@@ -221,25 +249,87 @@ def test_stopping_a_run_ends_its_training_within_a_step(
         before = len(steps)
         thread.join(10)
         assert answers[0].failure == "stopped"
-        assert len(steps) <= before + 1
-        assert airlock.client.status().run == ""
+        eventually(lambda: airlock.client.status().run == "", within_s=1.0)
+        assert len(steps) <= before + 2, "the step under way, and one begun before it was counted"
         assert not airlock.client.stop(asked.manifest.run)
 
 
-def test_a_run_that_only_waits_is_stopped_too(airlock: Airlock, counted: Counted) -> None:
+def test_a_run_that_only_waits_is_stopped_at_once(airlock: Airlock, counted: Counted) -> None:
+    """In the queue, for room for its array, and while its array comes; what is computed goes on."""
     counted.go.clear()
     first, answers = in_thread(airlock, airlock.hospital.question())
     assert counted.begun.wait(10)
-    asked = airlock.hospital.question(run=OTHER_RUN)
-    second, outcome = waiting(airlock, asked)
-    eventually(lambda: asked.manifest.digest() in airlock.desk._tasks)
+    questions = [airlock.hospital.question(run=OTHER_RUN, step=step) for step in range(3)]
+    asking = []
+    for asked in questions:
+        asking.append(waiting(airlock, asked))
+        eventually(lambda: num_asked(airlock) == 1 + len(asking))
     assert airlock.client.stop(OTHER_RUN)
+    for thread, outcome in asking:
+        thread.join(5)
+        assert outcome == ["stopped"]
+    assert not airlock.client.stop(OTHER_RUN)
+    assert airlock.desk._arrays._free == MAX_ARRAYS - 1
     counted.go.set()
     first.join(20)
-    second.join(20)
     assert answers[0].failure == ""
+    assert counted.computed == [airlock.hospital.question().manifest.digest()]
+
+
+def test_a_run_whose_array_is_still_coming_is_stopped_before_it_is_computed(
+    airlock: Airlock, counted: Counted
+) -> None:
+    coming, go = threading.Event(), threading.Event()
+    asked = airlock.hospital.question()
+
+    def receive() -> memoryview:
+        coming.set()
+        assert go.wait(10)
+        return asked.array
+
+    thread, outcome = waiting(airlock, asked, receive)
+    assert coming.wait(10)
+    assert airlock.client.stop(asked.manifest.run)
+    go.set()
+    thread.join(10)
     assert outcome == ["stopped"]
-    assert asked.manifest.digest() not in counted.computed
+    assert counted.computed == []
+    assert airlock.desk._arrays._free == MAX_ARRAYS
+
+
+def test_what_was_stopped_in_the_queue_can_be_asked_anew_before_its_turn_would_have_come(
+    airlock: Airlock, counted: Counted
+) -> None:
+    counted.go.clear()
+    first, _ = in_thread(airlock, airlock.hospital.question())
+    assert counted.begun.wait(10)
+    asked = airlock.hospital.question(run=OTHER_RUN)
+    stopped, outcome = waiting(airlock, asked)
+    eventually(lambda: asked.manifest.digest() in airlock.desk._tasks)
+    airlock.client.stop(OTHER_RUN)
+    stopped.join(5)
+    again, answers = in_thread(airlock, asked)
+    eventually(lambda: asked.manifest.digest() in airlock.desk._tasks)
+    counted.go.set()
+    first.join(20)
+    again.join(20)
+    assert outcome == ["stopped"]
+    assert answers[0].failure == ""
+    assert counted.computed.count(asked.manifest.digest()) == 1
+
+
+def test_a_stored_answer_is_given_at_once_whatever_is_computed(
+    airlock: Airlock, counted: Counted
+) -> None:
+    asked = airlock.hospital.question()
+    stored = airlock.ask(asked)
+    counted.begun.clear()
+    counted.go.clear()
+    thread, _ = in_thread(airlock, airlock.hospital.question(run=OTHER_RUN))
+    assert counted.begun.wait(10)
+    assert airlock.ask(asked, deadline_s=5.0) == stored
+    counted.go.set()
+    thread.join(20)
 
 
 def test_losing_the_connection_stops_nothing(

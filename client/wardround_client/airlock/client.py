@@ -92,10 +92,15 @@ class AirlockClient:
             yield from chunk_frames(chunks)
 
         timeout = min(max(deadline_s, _SHORTEST_S), MAX_CALL_S)
-        answer = _Received(self._stub.Execute(frames(), timeout=timeout))
-        head = read_head(
-            answer, max_document_bytes=MAX_RECEIPT_BYTES, max_array_bytes=MAX_ARRAY_BYTES
-        )
+        call = self._stub.Execute(frames(), timeout=timeout)
+        answer = _Received(call)
+        try:
+            head = read_head(
+                answer, max_document_bytes=MAX_RECEIPT_BYTES, max_array_bytes=MAX_ARRAY_BYTES
+            )
+        except WireError:
+            call.cancel()
+            raise
         received = chunks_of(answer, head.array_bytes)
         return AirlockAnswer(head.document, head.failure, head.array_bytes, received)
 

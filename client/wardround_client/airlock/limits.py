@@ -10,6 +10,7 @@
 import os
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from wardround_common.errors import ConfigError
 from wardround_common.rpc.frames import CHUNK_BYTES
@@ -53,16 +54,21 @@ CHANNEL_OPTIONS: Final[list[tuple[str, Any]]] = [
 
 
 def address(socket: Path) -> str:
-    """A socket's path as gRPC wants it.
+    """A socket's path as gRPC wants it: a URI, in which a comma separates addresses.
 
     Raises:
-        ConfigError: it is longer than the kernel takes.
+        ConfigError: it is longer than the kernel takes, or has a comma.
     """
     path = socket.resolve()
+    if "," in str(path):
+        raise ConfigError(
+            f"{path}: gRPC takes no comma in a socket's path; set worker.socket to another one",
+            code="worker_socket",
+        )
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         raise ConfigError(
             f"{path}: a Unix socket's path has at most {_MAX_PATH_BYTES} bytes; set worker.socket "
             "to a shorter absolute one, such as /run/wardround/airlock.sock",
             code="worker_socket",
         )
-    return f"unix:{path}"
+    return f"unix:{quote(os.fsencode(path))}"

@@ -2,8 +2,11 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,15 +25,15 @@ class AirlockServer:
 
     Args:
         service: who answers.
-        socket: path of the Unix socket. What is left of an earlier one is removed. Its users are
-            this process's and the group of its folder.
+        path: of the Unix socket. What is left of an earlier one is removed. Its users are this
+            process's and the group of its folder.
 
     Raises:
-        ConfigError: there cannot be such a socket.
+        ConfigError: there cannot be such a socket, or somebody listens there.
     """
 
-    def __init__(self, service: AirlockService, socket: Path) -> None:
-        place = address(socket)
+    def __init__(self, service: AirlockService, path: Path) -> None:
+        place = address(path)
         self._server = grpc.server(
             ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="airlock"),
             options=SERVER_OPTIONS,
@@ -41,43 +44,57 @@ class AirlockServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for name in ("", SERVICE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._open(place, socket)
+        self._open(place, path)
 
     def close(self, grace_s: float) -> None:
         """Take no more calls; those under way have ``grace_s`` seconds, and are cut off then."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
 
-    def _open(self, place: str, socket: Path) -> None:
-        before = os.umask(0o177)  # nobody else's before its group is set
+    def _open(self, place: str, path: Path) -> None:
         try:
-            _make_room(socket)
-            self._server.add_insecure_port(place)
-            os.chown(socket, -1, socket.parent.stat().st_gid)
-            socket.chmod(_MODE)
+            _make_room(path)
+            with _nobody_elses():
+                self._server.add_insecure_port(place)
+            os.chown(path, -1, path.parent.stat().st_gid)
+            path.chmod(_MODE)
             self._server.start()
         except (OSError, RuntimeError) as error:
             raise ConfigError(
-                f"{socket}: no socket can be opened there ({_reason(error)}); its folder must be "
+                f"{path}: no socket can be opened there ({_reason(error)}); its folder must be "
                 "writable for this user, and of a group that this user is in",
                 code="worker_socket",
             ) from None
-        finally:
-            os.umask(before)
 
 
-def _make_room(socket: Path) -> None:
-    if not socket.parent.exists():
-        socket.parent.mkdir(parents=True)
-        socket.parent.chmod(_FOLDER_MODE)
-    if not socket.exists():
+@contextmanager
+def _nobody_elses() -> Iterator[None]:
+    """What is made now is this user's alone, until its group is set."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _make_room(path: Path) -> None:
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(_FOLDER_MODE)
+    if not path.exists():
         return
-    if not stat.S_ISSOCK(socket.stat().st_mode):
+    if not stat.S_ISSOCK(path.stat().st_mode):
         raise ConfigError(
-            f"{socket}: there is a file of this name that is no socket; name another",
+            f"{path}: there is a file of this name that is no socket; name another",
             code="worker_socket",
         )
-    socket.unlink()
+    with socket(AF_UNIX) as tried:
+        if tried.connect_ex(os.fspath(path)) == 0:
+            raise ConfigError(
+                f"{path}: another process listens there; end it first, or name another socket",
+                code="worker_socket",
+            )
+    path.unlink()
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ in detail is for the site's own operator, through ``on_failure``.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -34,8 +34,8 @@ from wardround_common.rpc.frames import (
     joined,
     read_head,
 )
-from wardround_common.rpc.frames_pb2 import Frame
-from wardround_common.wire.step import MAX_MANIFEST_BYTES, StepManifest, parse_manifest
+from wardround_common.rpc.frames_pb2 import Frame, Head
+from wardround_common.wire.step import MAX_MANIFEST_BYTES, parse_manifest
 
 Failed = Callable[[Exception], None]
 
@@ -52,21 +52,22 @@ class AirlockService(airlock_pb2_grpc.AirlockServicer):
         self._desk = desk
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._callers: set[Caller] = set()
         self._bytes_in = self._bytes_out = self._num_failed = 0
         self._last_failure = ""
 
     def Execute(self, request_iterator: Iterator[Frame], context: Any) -> Iterator[Frame]:  # noqa: N802
         """See airlock.proto."""
-        with self._called(context) as caller, ExitStack() as opened:
+        with ExitStack() as opened:
             try:
-                stored = self._answered(request_iterator, context, caller)
+                stored = self._answered(request_iterator, context)
                 array = opened.enter_context(stored.opened())
             except CallerLeftError:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "")
             except Exception as error:  # noqa: BLE001  whatever it says may name a patient
-                if context.is_active():
-                    yield self._failure(error)
+                failure = self._failure(error) if context.is_active() else None
+                error.__traceback__ = None  # a task that is kept would keep this call by it
+                if failure is not None:
+                    yield failure
                 return
             self._count(bytes_out=len(stored.receipt) + stored.array_bytes)
             yield head_frame(stored.receipt, stored.array_bytes)
@@ -99,40 +100,18 @@ class AirlockService(airlock_pb2_grpc.AirlockServicer):
             status.round, status.seconds = doing.manifest.round, doing.seconds
         return status
 
-    def send_away(self) -> None:
-        """The worker ends: who waits for a computation sees it gone, which is no failure."""
-        with self._lock:
-            callers = list(self._callers)
-        for caller in callers:
-            caller.leave()
-
-    @contextmanager
-    def _called(self, context: Any) -> Iterator[Caller]:
-        caller = Caller(context.add_callback)
-        with self._lock:
-            self._callers.add(caller)
-        try:
-            yield caller
-        finally:
-            with self._lock:
-                self._callers.discard(caller)
-
-    def _answered(self, frames: Iterator[Frame], context: Any, caller: Caller) -> Stored:
+    def _answered(self, frames: Iterator[Frame], context: Any) -> Stored:
         if context.time_remaining() > MAX_CALL_S:
             raise WireError("a call without a deadline may wait for ever", code="no_deadline")
         head = read_head(
             frames, max_document_bytes=MAX_MANIFEST_BYTES, max_array_bytes=MAX_ARRAY_BYTES
         )
-        manifest: StepManifest = parse_manifest(head.document)
-        self._desk.check(manifest, caller)
-        if head.array_bytes != manifest.state_layout.num_bytes:
-            raise WireError("the array is not the one the manifest names", code="state_bytes")
-        kept = self._desk.stored(manifest)
-        if kept is not None:
-            return kept
-        return self._desk.answer(manifest, partial(self._received, frames, head), caller)
+        manifest = parse_manifest(head.document)
+        receive = partial(self._received, frames, head)
+        caller = Caller(context.add_callback)
+        return self._desk.answer(manifest, head.array_bytes, receive, caller)
 
-    def _received(self, frames: Iterator[Frame], head: Any) -> memoryview | None:
+    def _received(self, frames: Iterator[Frame], head: Head) -> memoryview | None:
         array = joined(chunks_of(frames, head.array_bytes), head.array_bytes)
         self._count(bytes_in=len(head.document) + head.array_bytes)
         return array

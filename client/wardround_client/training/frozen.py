@@ -33,7 +33,7 @@ def frozen_batches(
         Rows int64 [b] of the examples, their inputs and their targets on the device.
 
     Raises:
-        StepStoppedError: the step was stopped.
+        RoundError: somebody stopped the computation.
     """
     mode = _ON_PROCESSOR if device.type == "cpu" else PLAIN
     size = _OTHERS if data.lengths_hint() is None else _TEXTS

@@ -227,7 +227,6 @@ class _LocalRun:
         return torch.split(rows, self._how.micro_batch)
 
     def _step(self, parts: Sequence[Batch], factor: float) -> torch.Tensor:
-        raise_if_stopped()
         assert self._optimizer is not None
         for group in self._optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
@@ -246,6 +245,7 @@ class _LocalRun:
         return loss
 
     def _loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        raise_if_stopped()
         mode, spec = self._how.mode, self._spec
         if mode is PLAIN:
             logits = self._data.logits(self._shared.model, inputs)

@@ -1,7 +1,7 @@
 """Stopping a computation that nobody wants any more, between two steps of it.
 
-The one who computes asks :func:`raise_if_stopped` where it is cheap to leave: at each optimizer step
-and at each batch of an extraction. Nothing is watched where nobody can stop it (a simulation).
+The one who computes asks :func:`raise_if_stopped` where it is cheap to leave: before each forward
+pass of training, of an extraction and of an evaluation. Nothing is watched where nobody can stop it (a simulation).
 """
 
 import threading
@@ -32,4 +32,9 @@ def raise_if_stopped() -> None:
     """
     stop = _watched.get()
     if stop is not None and stop.is_set():
-        raise RoundError("the aggregator stopped this run", code="stopped")
+        raise stopped_error()
+
+
+def stopped_error() -> RoundError:
+    """What whoever waits for a stopped computation is told."""
+    return RoundError("the aggregator stopped this run", code="stopped")

@@ -13,13 +13,14 @@ The rules:
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from wardround_common.durable import fsync_folder, replace_file
+from wardround_common.durable import fsync_folder, make_folder, replace_file
 from wardround_common.errors import IntegrityError, WireError
 from wardround_common.wire.layout import Buffer
 from wardround_common.wire.step import MAX_RECEIPT_BYTES, Receipt, StepManifest, parse
@@ -70,8 +71,8 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fsync_folder(folder)
+        self._lock = threading.RLock()  # what is deleted is not half seen
+        make_folder(folder)
 
     def open_run(self, run: str) -> Path:
         """The folder of a run, durable; for a new run the oldest beyond the limit are forgotten."""
@@ -79,7 +80,8 @@ class Answers:
         if not folder.exists():
             folder.mkdir(mode=0o700)
             fsync_folder(self._folder)
-            self._forget_runs(run)
+            with self._lock:
+                self._forget_runs(run)
         return folder
 
     def find(self, manifest: StepManifest) -> Stored | None:
@@ -89,6 +91,10 @@ class Answers:
             IntegrityError: it is there, and damaged.
             WireError: it may have been given and deleted: later steps have been answered.
         """
+        with self._lock:
+            return self._find(manifest)
+
+    def _find(self, manifest: StepManifest) -> Stored | None:
         if manifest.step <= self._last_forgotten(manifest.run):
             raise _forgotten()
         path = self._path(manifest, _RECEIPT)
@@ -121,7 +127,8 @@ class Answers:
             path, size = self._path(manifest, _ARRAY), memoryview(array).nbytes
             replace_file(path, memoryview(array))
         replace_file(self._path(manifest, _RECEIPT), receipt)
-        self._forget_steps(manifest)
+        with self._lock:
+            self._forget_steps(manifest)
         return Stored(receipt, path, size)
 
     def _last_forgotten(self, run: str) -> int:

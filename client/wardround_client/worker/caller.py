@@ -27,33 +27,44 @@ class Caller:
 
     def __init__(self, on_end: Callable[[Callable[[], None]], bool]) -> None:
         self._changed = threading.Condition()
-        self._has_left = False
+        # What makes the reason, not the reason: a raised error that is kept would keep the call.
+        self._gone: Callable[[], WardroundError] | None = None
         if not on_end(self.leave):
             self.leave()
-
-    @property
-    def has_left(self) -> bool:
-        """Whether nobody waits any more."""
-        return self._has_left
 
     def result_of(self, future: Future[T]) -> T:
         """What a computation gives; the computation goes on if the caller leaves.
 
         Raises:
             CallerLeftError: it left first.
-            Exception: what the computation raises.
+            Exception: what the computation raises, or what the caller was sent away with.
         """
         future.add_done_callback(lambda _: self._wake())
         with self._changed:
-            self._changed.wait_for(lambda: future.done() or self._has_left)
+            self._changed.wait_for(lambda: future.done() or self._gone is not None)
         if not future.done():
-            raise _left()
+            self.raise_if_gone()
         return future.result()
+
+    def raise_if_gone(self) -> None:
+        """Go no further for somebody who does not wait any more.
+
+        Raises:
+            CallerLeftError: it left.
+            WardroundError: it was sent away.
+        """
+        if self._gone is not None:
+            raise self._gone()
 
     def leave(self) -> None:
         """Nobody waits any more."""
-        self._has_left = True
-        self._wake()
+        self.send_away(_left)
+
+    def send_away(self, why: Callable[[], WardroundError]) -> None:
+        """Have it wait no more, for a reason; the first one counts."""
+        with self._changed:
+            self._gone = self._gone or why
+            self._changed.notify_all()
 
     def _wake(self) -> None:
         with self._changed:
@@ -77,14 +88,14 @@ class Places:
 
         Raises:
             CallerLeftError: the caller left, and has none.
+            WardroundError: it was sent away, and has none.
         """
         with self._changed:
             self._waiting.append(caller)
             try:
                 while not (self._free and self._waiting[0] is caller):
                     self._changed.wait(_LOOK_S)
-                    if caller.has_left:
-                        raise _left()
+                    caller.raise_if_gone()
                 self._free -= 1
             finally:
                 self._waiting.remove(caller)
@@ -97,5 +108,5 @@ class Places:
             self._changed.notify_all()
 
 
-def _left() -> CallerLeftError:
+def _left() -> WardroundError:
     return CallerLeftError("the caller has left", code="caller_left")

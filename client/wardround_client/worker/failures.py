@@ -24,21 +24,16 @@ class Failures:
 
     Args:
         path: it; the previous one is beside it, as ``NAME.1``.
-
-    Attributes:
-        count: failures since the start.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self.count = 0
 
     def note(self, error: Exception) -> None:
         """Write one down; a disk that refuses it stops nothing."""
         text = _text(error).encode(errors="replace")[:MAX_BYTES]
         with self._lock, contextlib.suppress(OSError):
-            self.count += 1
             if self._path.exists() and self._path.stat().st_size + len(text) > MAX_BYTES:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -42,12 +42,11 @@ class SiteFederations:
         """Digests of the files, in order."""
         return tuple(sorted(self._specs))
 
-    def worker(self, spec_sha256: str) -> SiteWorker:
-        """The worker for a federation; keeps backbone, data and caches from then on.
+    def made(self, spec_sha256: str) -> SiteWorker | None:
+        """The worker for a federation; None if it was not asked for before.
 
         Raises:
             WireError: ``site.toml`` names no such file.
-            BackboneError, ConfigError: this site's own files are not in order.
         """
         digest = Digest(spec_sha256)
         if digest not in self._specs:
@@ -55,11 +54,22 @@ class SiteFederations:
                 "the question is about a federation file that site.toml does not name",
                 code="other_federation_file",
             )
-        if digest not in self._workers:
-            self._workers[digest] = self._made(self._specs[digest])
-        return self._workers[digest]
+        return self._workers.get(digest)
 
-    def _made(self, spec: FederationSpec) -> SiteWorker:
+    def worker(self, spec_sha256: str) -> SiteWorker:
+        """The worker for a federation; keeps backbone, data and caches from then on.
+
+        Raises:
+            WireError: ``site.toml`` names no such file.
+            BackboneError, ConfigError: this site's own files are not in order.
+        """
+        worker = self.made(spec_sha256)
+        if worker is None:
+            digest = Digest(spec_sha256)
+            worker = self._workers[digest] = self._make(self._specs[digest])
+        return worker
+
+    def _make(self, spec: FederationSpec) -> SiteWorker:
         compute = self._site.compute
         device = usable_device(compute)
         shared = SharedModel(spec)

@@ -22,6 +22,7 @@ from wardround_client.worker.desk import SiteDesk
 from wardround_client.worker.failures import Failures
 from wardround_client.worker.network import require_no_network
 from wardround_client.worker.seccomp import give_up_sockets
+from wardround_common.durable import make_folder
 from wardround_common.errors import ConfigError
 from wardround_common.log import log_event, set_log_stream
 from wardround_common.spec.load import load_site
@@ -58,7 +59,7 @@ def run_worker(file: Path, *, socket: Path | None, allow_network: bool) -> None:
         server = AirlockServer(service, socket or resolve(base, site.worker.socket))
         log_event("worker_started", site=site.name, num_federations=len(desk.federations.digests))
         ended.wait()
-        service.send_away()
+        desk.send_away()
         server.close(_GRACE_S)
         desk.close()
     log_event("worker_ended", site=site.name)
@@ -86,7 +87,7 @@ def _site(file: Path) -> tuple[SiteSpec, Path]:
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
     """Hold the state folder; the kernel lets go of it with the process, however that ends."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(state)
     with (state / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,8 +2,9 @@
 
 The rules:
 
-1. ``socket(2)`` and ``socketpair(2)`` fail with EACCES for every family but AF_UNIX, and io_uring,
-   whose requests would pass unseen, cannot be set up.
+1. ``socket(2)`` and ``socketpair(2)`` fail with EACCES for every family but AF_UNIX. So do the two
+   ways round: io_uring, whose requests would pass unseen, and ``pidfd_getfd(2)``, which takes an open
+   socket from another process.
 2. It holds for every thread, also those that libraries started when they were imported, and for
    every process that is started from here. It cannot be taken off again.
 3. A call by another architecture's numbers (32-bit, x32) fails whatever it is: those numbers differ.
@@ -28,6 +29,7 @@ _SET_NO_NEW_PRIVS, _SET_MODE_FILTER, _EVERY_THREAD = 38, 1, 1
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _X32 = 0x40000000
+_IO_URING, _PIDFD_GETFD = (425, 426, 427), 438  # the same on every processor
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 
 
@@ -39,7 +41,6 @@ class _Calls:
     seccomp: int
     socket: int
     socketpair: int
-    io_uring_setup: int = 425
 
 
 _CALLS: Final = {
@@ -82,31 +83,27 @@ def give_up_sockets(*, loopback: bool = False) -> None:
 
 
 def _program(calls: _Calls, families: tuple[int, ...]) -> bytes:
-    """The filter in classic BPF; a jump counts the instructions that it passes over."""
+    """The filter in classic BPF; each jump passes over what follows it, or over nothing."""
     refuse = _step(_RETURN, _ERRNO | errno.EACCES)
     allow = _step(_RETURN, _ALLOW)
-    checks = b"".join(
-        _step(_JUMP_EQUAL, family, then=len(families) - place)
-        for place, family in enumerate(families)
-    )
     return (
         _step(_LOAD, _ARCHITECTURE)
         + _step(_JUMP_EQUAL, calls.architecture, then=1)
         + refuse
         + _step(_LOAD, _NUMBER)
-        + _step(_JUMP_AT_LEAST, _X32, then=0, other=1)
+        + _step(_JUMP_AT_LEAST, _X32, other=1)
         + refuse
-        + _step(_JUMP_EQUAL, calls.io_uring_setup, then=0, other=1)
-        + refuse
+        + b"".join(
+            _step(_JUMP_EQUAL, number, other=1) + refuse for number in (*_IO_URING, _PIDFD_GETFD)
+        )
         + _step(_JUMP_EQUAL, calls.socket, then=2)
         + _step(_JUMP_EQUAL, calls.socketpair, then=1)
         + allow
         + _step(_LOAD, _FIRST_ARGUMENT)
-        + checks
+        + b"".join(_step(_JUMP_EQUAL, family, other=1) + allow for family in families)
         + refuse
-        + allow
     )
 
 
-def _step(code: int, value: int, then: int = 0, other: int = 0) -> bytes:
+def _step(code: int, value: int, *, then: int = 0, other: int = 0) -> bytes:
     return struct.pack("HBBI", code, then, other, value)

@@ -177,6 +177,8 @@ class SiteWorker:
             WireError: the code says what differs.
         """
         spec = self._shared.federation
+        if manifest.round > max(spec.rounds.count, 1):  # before layouts of that round are derived
+            raise WireError("the federation file has no such round", code="other_round")
         checks = (
             (manifest.spec_sha256 == spec.digest(), "other_federation_file"),
             (manifest.backbone_sha256 == self._shared.backbone_digest, "other_backbone"),

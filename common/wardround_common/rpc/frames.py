@@ -16,21 +16,6 @@ from wardround_common.rpc.frames_pb2 import Frame, Head
 CHUNK_BYTES: Final = 1 << 20
 
 
-def frames_of(
-    document: bytes = b"", array: memoryview | None = None, *, failure: str = ""
-) -> Iterator[Frame]:
-    """A document, or a failure, and an array as frames.
-
-    Args:
-        document: canonical JSON.
-        array: bytes of a packed array; None for none.
-        failure: a code, instead of both.
-    """
-    data = memoryview(b"") if array is None else array
-    yield head_frame(document, data.nbytes, failure=failure)
-    yield from chunk_frames(pieces(data))
-
-
 def pieces(data: memoryview) -> Iterator[memoryview]:
     """Views of at most :data:`CHUNK_BYTES` that together are ``data``."""
     for start in range(0, data.nbytes, CHUNK_BYTES):
