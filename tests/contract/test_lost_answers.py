@@ -17,9 +17,9 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.message_pb2 import PushObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 
+from tests.contract.node_site import Site
 from tests.contract.real_superlink import RealSuperLink
 from tests.contract.test_carrier_contract import question
-from tests.contract.test_fleet_contract import Site
 from wardround_client.node import fleet
 from wardround_client.node.fleet_api import GoneError
 from wardround_common.errors import RoundError
@@ -29,7 +29,7 @@ from wardround_server.aggregator.flower.grid import PatientGrid
 from wardround_server.rounds.carrier import Answer, FlowerCarrier
 from wardround_server.rounds.whereabouts import OnlineNodes
 
-_WITHIN_S, _TWIN_S = 15.0, 3.0
+_WITHIN_S, _TWIN_S = 15.0, 2.5
 A = SiteId("a")
 
 
