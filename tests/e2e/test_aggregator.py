@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
-    with Consortium(tmp_path_factory.mktemp("consortium"), rounds={"count": 6}) as made:
+    with Consortium(tmp_path_factory.mktemp("consortium"), rounds={"count": 4}) as made:
         yield made
 
 
@@ -57,6 +57,9 @@ def test_whatever_is_killed_the_run_ends_with_the_same_bytes(
         assert consortium.up is not None
         os.kill(consortium.up.pid, signal.SIGKILL)
         consortium.up.kill()
+        consortium.until(lambda: not consortium.pids("flwr-serverapp"), "its ServerApp dies, too")
+        consortium.until(lambda: not consortium.pids("flower-"), "and all the others")
+        consortium.until(lambda: not record.is_driven, "nobody holds the run")
         consortium.start()
     else:
         (pid,) = consortium.pids(program)
