@@ -51,11 +51,15 @@ class Process:
     Args:
         words: its command line.
         log: what it prints is added here.
+        around: more of its environment.
     """
 
-    def __init__(self, words: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, words: Sequence[str], log: Path, around: Mapping[str, str] | None = None
+    ) -> None:
         self._words = list(words)
         self._log = log
+        self._around = {**os.environ, "WARDROUND_LOG_STRICT": "1", **(around or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -73,7 +77,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "WARDROUND_LOG_STRICT": "1"},
+                env=self._around,
                 start_new_session=True,
             )
 

@@ -20,8 +20,8 @@ import httpx
 import pytest
 from flwr.cli.build import build_fab_from_files
 
+from tests.contract.node_site import Site, question, replies
 from tests.contract.real_superlink import BUNDLE, PROGRAMS, QUIET, RealSuperLink
-from tests.contract.test_fleet_contract import Site, question, replies
 from wardround_client.airlock.airlock_pb2 import WorkerStatus
 from wardround_client.airlock.client import AirlockAnswer
 from wardround_client.node.node import SiteNode

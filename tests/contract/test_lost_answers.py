@@ -14,20 +14,22 @@ from typing import Any
 import httpx
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import PushObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 
+from tests.contract.node_site import Site
 from tests.contract.real_superlink import RealSuperLink
 from tests.contract.test_carrier_contract import question
-from tests.contract.test_fleet_contract import Site
 from wardround_client.node import fleet
 from wardround_client.node.fleet_api import GoneError
+from wardround_common.errors import RoundError
 from wardround_common.types import SiteId
 from wardround_common.wire.flower import failure_content, make_reply
 from wardround_server.aggregator.flower.grid import PatientGrid
 from wardround_server.rounds.carrier import Answer, FlowerCarrier
 from wardround_server.rounds.whereabouts import OnlineNodes
 
-_WITHIN_S, _TWIN_S = 15.0, 3.0
+_WITHIN_S, _TWIN_S = 15.0, 2.5
 A = SiteId("a")
 
 
@@ -88,7 +90,10 @@ class World:
     def _serve(self) -> None:
         with contextlib.suppress(GoneError):
             while True:
-                message = self.life.pull()
+                try:
+                    message = self.life.pull()
+                except RoundError:
+                    continue
                 if message is None:
                     time.sleep(0.02)
                     continue
@@ -128,3 +133,37 @@ def test_an_answer_that_was_lost_on_its_way_to_the_serverapp_is_asked_for_again(
     assert loses.lost.is_set()
     assert (answer.site, answer.failure) == (A, "answered")
     assert world.answered == 2, "by the site, from what it has stored"
+
+
+class LosesRoot:
+    """The ServerApp's client, which believes to have sent the first message whole."""
+
+    def __init__(self, client: Any) -> None:
+        self._push = client.PushObject
+        self.lost = threading.Event()
+        client.PushObject = self
+
+    def __call__(self, request: Any) -> Any:
+        if request.object_content.startswith(b"Message") and not self.lost.is_set():
+            self.lost.set()
+            return PushObjectResponse(stored=True)
+        return self._push(request)
+
+
+def test_a_message_that_does_not_become_whole_is_given_up_and_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "_PART_S", 0.5)
+    loses = LosesRoot(world.flowers._runtime_client)
+    (answer,) = world.answers(_WITHIN_S)
+    assert loses.lost.is_set()
+    assert (answer.site, answer.failure) == (A, "answered")
+
+
+def test_who_waits_for_it_for_long_keeps_everything_else_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "_PART_S", 60.0)
+    loses = LosesRoot(world.flowers._runtime_client)
+    assert world.answers(_TWIN_S) == []
+    assert loses.lost.is_set()

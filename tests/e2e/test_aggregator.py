@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.consortium import Consortium
+from tests.consortium import Consortium, Process
+from tests.contract.real_superlink import PROGRAMS, QUIET, free_port
 from wardround_common.types import sha256_hex
 from wardround_server.aggregator.records import RunRecord
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
-    with Consortium(tmp_path_factory.mktemp("consortium"), rounds={"count": 6}) as made:
+    with Consortium(tmp_path_factory.mktemp("consortium"), rounds={"count": 4}) as made:
         yield made
 
 
@@ -56,6 +57,9 @@ def test_whatever_is_killed_the_run_ends_with_the_same_bytes(
         assert consortium.up is not None
         os.kill(consortium.up.pid, signal.SIGKILL)
         consortium.up.kill()
+        consortium.until(lambda: not consortium.pids("flwr-serverapp"), "its ServerApp dies, too")
+        consortium.until(lambda: not consortium.pids("flower-"), "and all the others")
+        consortium.until(lambda: not record.is_driven, "nobody holds the run")
         consortium.start()
     else:
         (pid,) = consortium.pids(program)
@@ -111,6 +115,25 @@ def test_a_quorum_that_is_not_met_fails_the_run_until_its_cause_is_mended(tmp_pa
         node.start()
         consortium.call("resume", str(consortium.folder.path), record.run, "--detach")
         assert consortium.finish(record) == "done", consortium.logs()
+
+
+def test_a_stock_supernode_serves_a_site_as_well(tmp_path: Path) -> None:
+    with Consortium(tmp_path, rounds={"count": 1}) as consortium:
+        site = consortium.sites["b"]
+        assert site.node is not None
+        site.node.end()
+        socket = site.folder / "a" / "s"
+        words = [str(PROGRAMS / "flower-supernode"), "--superlink", f"127.0.0.1:{consortium.port}"]
+        words += ["--root-certificates", str(site.folder / "ca.pem")]
+        words += ["--auth-supernode-private-key", str(site.folder / "node.key")]
+        words += ["--host", "127.0.0.1", "--port", str(free_port())]
+        words += ["--node-config", f'airlock="{socket}"']
+        around = {"FLWR_HOME": str(site.folder / "flwr"), "PATH": f"{PROGRAMS}:{os.defpath}"}
+        site.node = Process(words, site.folder / "node.log", {**QUIET, **around})
+        record = consortium.begin()
+        assert consortium.finish(record, 150.0) == "done", consortium.logs()
+        assert record.outcome is not None
+        assert record.outcome.model_sha256 == consortium.simulated_sha256()
 
 
 def test_it_ends_in_order_and_leaves_nothing_running(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ What differs from ``flower-supernode``, beside patience (``fleet_api.py``):
    sending it again, after whatever was lost, is sending the same message: Flower takes it once.
 3. A message whose parts are still on their way is asked for again after 20 ms, not after a second;
    parts travel two at a time, since the SuperLink writes to one database.
-4. Flower hands a message over once, so an answer that was lost on its way may have been one. After an
-   outage of that kind the node comes anew, and whoever asked sees it and asks again.
+4. Flower hands a message over once, so an answer that was lost on its way may have been one. After
+   that, and after a message that does not become whole, the node comes anew; whoever asked sees it and
+   asks again.
 5. A bundle is never fetched: ``GetFab`` is not called, and nothing that was received is executed.
 """
 
@@ -53,8 +54,9 @@ from wardround_common.errors import RoundError
 from wardround_common.log import log_event
 
 _PART_PAUSE_S, _AGAIN_PAUSE_S = 0.02, 0.5
-_PART_S = 180.0
-"""After this, Flower itself gives up whoever does not send the next part of a message."""
+_PART_S = 15.0
+"""Whoever sends a message through an outage gives it up and sends another one; then the rest of the
+first never comes, and the second waits behind it."""
 _AT_ONCE = 2
 _FAILURES = (httpx.HTTPError, TroubleError, ValueError, RuntimeError)
 """Of a call that is tried once; ``RuntimeError`` where the connection was closed meanwhile."""
@@ -85,7 +87,7 @@ class FleetConnection:
         self._in_hand = in_hand
         self._api = FleetApi(address, identity, stop, clock)
         self._node = Node()
-        self._is_unheard = False
+        self._may_have_lost = False
         self._heartbeats = HeartbeatSender(self._heartbeat)
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fleet")
 
@@ -215,14 +217,14 @@ class FleetConnection:
 
     def _handed(self) -> PullMessagesResponse:
         """What the aggregator hands over; after an answer that may have been lost, as a new comer."""
-        if self._is_unheard:
+        if self._may_have_lost:
             self._leave(self.node_id)
             self._activate()
-            self._is_unheard = False
+            self._may_have_lost = False
         try:
             return self._api.client.PullMessages(PullMessagesRequest(node=self._node))
         except httpx.HTTPError as error:
-            self._is_unheard = is_unheard(error)
+            self._may_have_lost = is_unheard(error)
             raise
 
     def _parts(self, handed: Handed) -> Mapping[str, bytes]:
@@ -247,6 +249,7 @@ class FleetConnection:
                 self._in_hand.add(name, found.object_content)
                 return bytes(found.object_content)
             self._stop.wait(_PART_PAUSE_S)
+        self._may_have_lost = True
         raise RoundError("a part of the message is missing", code="message_parts")
 
     def _begin(self, sent: Sent, seconds: float) -> PushMessagesResponse:

@@ -13,10 +13,15 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
+def die_with(parent: int) -> bool:
+    """Tie this process's life to its parent's; False if that has died already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent  # else it died before the kernel was told
+
+
 def main(parent: int, words: list[str]) -> None:
     """Tie this process's life to its parent's, and become the program."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel was told
+    if not die_with(parent):
         return
     os.execv(words[0], words)  # noqa: S606  what the supervisor was told to run
 

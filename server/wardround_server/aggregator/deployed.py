@@ -4,7 +4,9 @@
 2. What is expected to go wrong (a quorum that is not met, a file that does not fit) ends the run with
    an outcome. What is not leaves no outcome: the supervisor starts the run again.
 3. Threads are those of the federation's simulation, so that both give the same bytes.
-4. What went wrong in detail is written to ``failure.txt`` in the run's folder, and nowhere else;
+4. It dies with the SuperExec that started it, and so with the aggregator: nobody is left behind who
+   holds the folder and waits for a SuperLink.
+5. What went wrong in detail is written to ``failure.txt`` in the run's folder, and nowhere else;
    what happened, to ``events.jsonl``.
 """
 
@@ -21,6 +23,7 @@ from flwr.serverapp import Grid
 from wardround_common.durable import write_file
 from wardround_common.errors import ConfigError, WardroundError
 from wardround_common.log import log_event, set_log_stream
+from wardround_server.aggregator.child import die_with
 from wardround_server.aggregator.flower.programs import FOLDER_VARIABLE
 from wardround_server.aggregator.folder import AggregatorFolder
 from wardround_server.aggregator.records import RUN_NAME, Outcome, RunRecord
@@ -37,6 +40,7 @@ def run_deployed(grid: Grid, run: str) -> None:
         ConfigError: there is no such run, or another process drives it.
         RuntimeError: the run failed; its folder says why.
     """
+    die_with(os.getppid())
     folder = AggregatorFolder(Path(os.environ.get(FOLDER_VARIABLE, "")).resolve())
     record = RunRecord(folder.runs / run)
     if RUN_NAME.fullmatch(run) is None or not record.path.is_dir():
