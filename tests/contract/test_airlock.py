@@ -293,6 +293,23 @@ def test_a_disk_that_fails_while_an_answer_is_read_ends_the_call_without_a_word(
     assert airlock.ask(asked) == first
 
 
+def test_an_answer_that_the_disk_refuses_is_not_released(
+    airlock: Airlock, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "/data/patient-4711")
+
+    asked = airlock.hospital.question()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        refused = airlock.ask(asked)
+    assert (refused.failure, refused.receipt, refused.array) == ("internal_error", b"", b"")
+    released = airlock.ask(asked)
+    assert released.failure == ""
+    assert airlock.ask(asked) == released
+    assert len(counted.computed) == 2, "nothing had left, so it was computed anew"
+
+
 # -- the socket -------------------------------------------------------------------------------------
 
 
@@ -330,15 +347,39 @@ def test_a_socket_that_was_left_behind_is_replaced_and_anything_else_is_not(
     assert hospital.socket.read_text() == "precious"
 
 
-def test_a_path_that_no_socket_can_have_is_bad_input(hospital: Hospital, tmp_path: Path) -> None:
-    long = tmp_path / ("x" * 107)
+def test_a_socket_where_somebody_listens_is_not_taken_away(airlock: Airlock) -> None:
+    with pytest.raises(ConfigError, match="another process listens there"):
+        AirlockServer(AirlockService(airlock.desk, print), airlock.hospital.socket)
+    assert airlock.client.status().site == "a"
+
+
+@pytest.mark.parametrize("name", ["x" * 107, "one,two"])
+def test_a_path_that_no_socket_can_have_is_bad_input(
+    hospital: Hospital, tmp_path: Path, name: str
+) -> None:
     for make in (
-        lambda: AirlockServer(AirlockService(hospital.desk(), print), long),
-        lambda: AirlockClient(long),
+        lambda: AirlockServer(AirlockService(hospital.desk(), print), tmp_path / name),
+        lambda: AirlockClient(tmp_path / name),
     ):
         with pytest.raises(ConfigError) as caught:
             make()
         assert caught.value.code == "worker_socket"
+
+
+@pytest.mark.parametrize("folder", ["sp ace", "100%25", "n#1", "wh?", "Köln"])
+def test_a_path_may_have_any_other_character(hospital: Hospital, folder: str) -> None:
+    hospital.socket = hospital.folder / folder / "airlock.sock"
+    with hospital.airlock() as airlock:
+        assert airlock.client.status().site == "a"
+        assert hospital.socket.exists()
+
+
+def test_missing_folders_above_a_socket_are_made_so_that_this_user_can_enter_them(
+    hospital: Hospital,
+) -> None:
+    hospital.socket = hospital.folder / "run" / "airlock" / "airlock.sock"
+    with hospital.airlock():
+        assert stat.S_IMODE(hospital.socket.parent.parent.stat().st_mode) & 0o700 == 0o700
 
 
 def test_the_standard_health_service_answers(airlock: Airlock) -> None:
@@ -347,6 +388,9 @@ def test_the_standard_health_service_answers(airlock: Airlock) -> None:
         for name in ("", SERVICE):
             answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5.0)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(service="another"), timeout=5.0)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
 
 
 def test_a_worker_that_is_not_there_is_unavailable_and_no_failure(hospital: Hospital) -> None:
