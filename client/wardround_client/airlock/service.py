@@ -63,6 +63,7 @@ class AirlockService(airlock_pb2_grpc.AirlockServicer):
                 array = opened.enter_context(stored.opened())
             except CallerLeftError:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "")
+                raise
             except Exception as error:  # noqa: BLE001  whatever it says may name a patient
                 failure = self._failure(error) if context.is_active() else None
                 error.__traceback__ = None  # a task that is kept would keep this call by it

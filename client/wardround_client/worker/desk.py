@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -87,6 +88,10 @@ class SiteDesk:
         self._lock = threading.Lock()
         self.doing: Task | None = None
         self.num_answered = 0
+
+    def warm_up(self) -> None:
+        """Import what PyTorch's optimizers import when first made, for seconds that no stop ends."""
+        self._bench.submit(import_module, "torch._dynamo")
 
     def answer(
         self, manifest: StepManifest, array_bytes: int, receive: Receive, caller: Caller

@@ -58,6 +58,7 @@ def run_worker(file: Path, *, socket: Path | None, allow_network: bool) -> None:
         service = AirlockService(desk, Failures(state / FAILURES).note)
         server = AirlockServer(service, socket or resolve(base, site.worker.socket))
         log_event("worker_started", site=site.name, num_federations=len(desk.federations.digests))
+        desk.warm_up()
         ended.wait()
         desk.send_away()
         server.close(_GRACE_S)

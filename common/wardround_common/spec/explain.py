@@ -57,8 +57,9 @@ def explain(key: str) -> str:
         ConfigError: there is no such key (``unknown_key``); the message has the nearest ones.
     """
     parts = [part for part in key.split(".") if part]
-    prefix = next((file for file in _PREFIXED if parts[:1] == [file]), None)
-    kind: FileKind = prefix or "federation"
+    kind: FileKind = "federation"
+    for file in _PREFIXED:
+        kind = file if parts[:1] == [file] else kind
     found = _dedupe(_matches(kind, root(kind), parts[kind in _PREFIXED :]))
     if not parts:
         return "\n\n".join(_table_text(file, root(file)) for file in _FILES)
