@@ -56,7 +56,7 @@ def _case(num_sites: int, before: str = "") -> float:
         [sys.executable, "-c", program, *words],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     return float(json.loads(done.stdout)["extra_bytes"]) - 2 * MODEL_BYTES
