@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 
 MB = 1e6
+STALLED_BYTES = 64 * 1024
 
 
 def summarise(case: dict[str, Any]) -> dict[str, Any]:
     """Medians and ratios of one case's rounds."""
     seconds, moved = case["seconds"], 2 * case["num_sites"] * case["num_bytes"]
     allowed = 2 * case["num_bytes"] + case["num_sites"] * 4 * MB
+    allowed += case["num_stalled"] * STALLED_BYTES
     return {
         **case,
         "median_s": float(np.median(seconds)),
