@@ -14,14 +14,22 @@ from benchmarks.stream.summary import summarise, table
 
 RESULTS = Path(__file__).parents[1] / "results" / "stream.json"
 LIMIT_S = 900
-CASES = ((2, 250_000, 200), (10, 46_800_000, 10), (2, 45_000_000, 5), (20, 45_000_000, 5))
-"""Sites, bytes of an update, rounds."""
-QUICK = ((2, 250_000, 50), (10, 46_800_000, 3))
+CASES = (
+    (2, 250_000, 200, 0),
+    (2, 250_000, 200, 500),
+    (10, 46_800_000, 10, 0),
+    (2, 45_000_000, 5, 0),
+    (10, 45_000_000, 5, 0),
+    (20, 45_000_000, 5, 0),
+)
+"""Sites, bytes of an update, rounds, stalled connections of strangers."""
+QUICK = ((2, 250_000, 50, 0), (2, 250_000, 50, 500), (10, 46_800_000, 3, 0))
 
 
-def case(num_sites: int, num_bytes: int, repetitions: int) -> dict[str, Any]:
+def case(num_sites: int, num_bytes: int, repetitions: int, num_stalled: int) -> dict[str, Any]:
     """One case in a process of its own."""
     words = ["--sites", num_sites, "--bytes", num_bytes, "--repetitions", repetitions]
+    words += ["--stalled", num_stalled]
     command = [sys.executable, "-m", "benchmarks.stream.case", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT_S, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -39,7 +47,7 @@ def main() -> int:
         cases.append(case(*wanted))
         print(table(cases[-1:]), flush=True)
     load = [machine_now["load_1min"], round(os.getloadavg()[0], 2)]
-    command = f"python benchmarks/run.py --only stream{' --quick' if quick else ''}"
+    command = f"python -m benchmarks.stream{' --quick' if quick else ''}"
     results = {
         "command": command,
         "machine": machine_now,

@@ -6,12 +6,14 @@ sites are processes of their own. Memory is the largest resident set (``VmHWM``,
 """
 
 import argparse
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,11 @@ class Federation:
         self.journal.keep_only({Digest(after.digest())})
         return after, time.perf_counter() - started
 
+    @property
+    def port(self) -> int:
+        """Where sites connect to."""
+        return int(self.server.invite(self.names[0]).address.rpartition(":")[2])
+
     def close(self) -> None:
         """End the run."""
         self.carrier.close()
@@ -132,7 +139,17 @@ class Federation:
             self.processes.append(process)
 
 
-def measure(num_sites: int, num_bytes: int, repetitions: int) -> dict[str, Any]:
+@contextlib.contextmanager
+def stalled(port: int, number: int) -> Iterator[None]:
+    """So many connections of strangers that send the beginning of a handshake and then nothing."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(number):
+            each = opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+            each.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        yield
+
+
+def measure(num_sites: int, num_bytes: int, repetitions: int, num_stalled: int) -> dict[str, Any]:
     """Rounds of one case; the first, in which everything is met for the first time, is not counted."""
     names = [SiteId(f"site{number:02d}") for number in range(num_sites)]
     with tempfile.TemporaryDirectory() as name:
@@ -143,9 +160,10 @@ def measure(num_sites: int, num_bytes: int, repetitions: int) -> dict[str, Any]:
         state, _ = federation.round(_zeros(num_bytes // 4))
         cpu, others = time.process_time(), process_tree.descendants_cpu_seconds()
         seconds = []
-        for _ in range(repetitions):
-            state, taken = federation.round(state)
-            seconds.append(taken)
+        with stalled(federation.port, num_stalled):
+            for _ in range(repetitions):
+                state, taken = federation.round(state)
+                seconds.append(taken)
         cpu = time.process_time() - cpu
         others = process_tree.descendants_cpu_seconds() - others
         extra = _status("VmHWM") - before
@@ -154,6 +172,7 @@ def measure(num_sites: int, num_bytes: int, repetitions: int) -> dict[str, Any]:
     return {
         "num_sites": num_sites,
         "num_bytes": num_bytes,
+        "num_stalled": num_stalled,
         "seconds": seconds,
         "aggregator_cpu_s": cpu / repetitions,
         "sites_cpu_s": others / repetitions,
@@ -200,9 +219,11 @@ def main() -> None:
     parser.add_argument("--sites", type=int, required=True)
     parser.add_argument("--bytes", type=int, required=True)
     parser.add_argument("--repetitions", type=int, required=True)
+    parser.add_argument("--stalled", type=int, default=0)
     wanted = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps(measure(wanted.sites, wanted.bytes, wanted.repetitions)))
+    found = measure(wanted.sites, wanted.bytes, wanted.repetitions, wanted.stalled)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

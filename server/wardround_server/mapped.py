@@ -1,7 +1,7 @@
 """Arrays that lie in a file: read where they are, a window at a time, and never held.
 
 A mapped array is an array like any other to whoever folds it. :func:`windows` walks through it and
-gives back each window's pages after use, so an update of any size takes 2 MiB of this process
+gives back each window's pages after use, so an update of any size takes a huge page of this process
 while it is checked and folded; the kernel keeps the file in its cache as long as it has room.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from wardround_common.wire.layout import Layout, Packed
 
-WINDOW_BYTES = 1 << 21
-"""Bytes of a mapped file in use at a time: one huge page, a multiple of every block."""
+WINDOW_BYTES = 1 << 20
+"""Bytes of a mapped file in use at a time; a multiple of the page size and of every block."""
 
 
 def mapped(path: Path, layout: Layout) -> Packed:

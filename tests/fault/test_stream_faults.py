@@ -14,6 +14,7 @@ from tests.contract.test_carrier_contract import question
 from tests.fault.fault_proxy import Fault, FaultProxy
 from tests.streams import PAUSES, NoMessages, StreamWorld, authority, eventually
 from tests.support import (
+    RUN,
     FakeCarrier,
     FakeSite,
     StubModel,
@@ -259,6 +260,54 @@ def test_a_node_that_was_killed_is_invited_again_and_trains_nothing_twice(make: 
     (answer,) = world.carrier.ask(large(), 10.0)
     killer.join()
     assert_honest(world, answer)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_refused_session_ends_and_stops_the_worker_only_if_its_run_is_over(
+    make: Make, over: bool
+) -> None:
+    """The tokens of an aggregator that was started again are new ones; its run goes on."""
+    world = make()
+    airlock = world.airlocks["a"]
+    node = StreamSessions("a", authority().site("a"), airlock, PAUSES, lambda run: over)
+    stale = world.server.invite(SiteId("a")).model_copy(update={"token": "0" * 32})
+    node.on_session(stale.to_bytes())
+    session = node._sessions[RUN]
+    for thread in session._threads:
+        thread.join(5)
+    assert not session.is_alive
+    assert airlock.stopped == ([RUN] if over else [])
+
+
+def test_a_site_whose_line_is_down_for_a_round_is_named_and_the_round_abandoned(
+    tmp_path: Path,
+) -> None:
+    """Rather that than a round over the others alone."""
+    spec = federation(rounds={"quorum_sites": 3})
+    patience = Patience(open_s=5.0, lost_s=0.3, again_s=0.0)
+    world = StreamWorld(tmp_path / "journal" / "spool", fake_sites(spec), patience=patience)
+    proxy, site, ask = FaultProxy(world.port), SiteId("a"), world.carrier.ask
+    world.address["a"] = proxy.address
+
+    def asked(question: Any, deadline_s: float) -> Iterator[Answer]:
+        if (question.kind, question.round) == ("train", 2):
+            proxy.close()
+        if (question.kind, question.round) == ("train", 3):
+            world.address.clear()  # the line is mended
+            world.carrier._invite_again([site])
+            eventually(lambda: world.server.session(site).is_open)
+        yield from ask(question, deadline_s)
+
+    world.carrier.ask = asked  # type: ignore[method-assign]
+    try:
+        found = run_engine(spec, world.carrier, tmp_path / "journal")
+    finally:
+        world.close()
+        proxy.close()
+    steps = [step for step in found.steps if step.manifest.kind == "train"]
+    assert [step.abandoned for step in steps] == [False, True, False]
+    assert [step.refused for step in steps] == [[], [("a", "site_unknown")], []]
+    assert found.model_round == 3
 
 
 def test_the_end_of_the_run_stops_the_worker_and_the_sessions(make: Make) -> None:

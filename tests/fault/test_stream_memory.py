@@ -1,4 +1,4 @@
-"""What strangers and liars can make an aggregator hold: measured in a process of its own."""
+"""What an aggregator holds, of updates and of what strangers send: in a process of its own."""
 
 import contextlib
 import json
@@ -19,16 +19,66 @@ from wardround_common.stream.limits import RUN_KEY, TOKEN_KEY
 NAMES = "ab"
 MIB = 1 << 20
 NUM_STALLED = 500
+MODEL_BYTES = 45_000_000
+CONNECTION_BYTES = 4_000_000
 HANDSHAKE_S = 3.0
 
 
-@pytest.fixture
-def hosted(tmp_path: Path) -> Iterator[HostedStream]:
-    hosted = HostedStream(tmp_path / "spool", authority(), NAMES, "c", HANDSHAKE_S)
+@pytest.fixture(scope="module")
+def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedStream]:
+    yield from _hosted(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedStream]:
+    """Another one: what it keeps after a flood would hide what others cost."""
+    yield from _hosted(tmp_path_factory)
+
+
+def _hosted(folders: pytest.TempPathFactory) -> Iterator[HostedStream]:
+    hosted = HostedStream(folders.mktemp("spool"), authority(), NAMES, "c", HANDSHAKE_S)
     for _ in range(3):
         still_served(hosted)
     yield hosted
     hosted.close()
+
+
+def _case(num_sites: int, before: str = "") -> float:
+    """Bytes that an aggregator takes beyond what it takes of models: a whole run's, by TLS.
+
+    Args:
+        num_sites: sites, a process each, with updates of 45 MB.
+        before: Python that the aggregator runs first.
+    """
+    words = ["--sites", str(num_sites), "--bytes", str(MODEL_BYTES), "--repetitions", "2"]
+    program = f"{before}\nfrom benchmarks.stream.case import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return float(json.loads(done.stdout)["extra_bytes"]) - 2 * MODEL_BYTES
+
+
+@pytest.mark.parametrize(
+    "num_sites",
+    [2, pytest.param(10, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)],
+)
+def test_memory_is_two_models_and_4_mb_a_connection_whatever_the_number_of_updates(
+    num_sites: int,
+) -> None:
+    assert _case(num_sites) <= num_sites * CONNECTION_BYTES
+
+
+def test_twin_an_aggregator_that_holds_an_update_takes_more() -> None:
+    held = """
+import numpy as np
+from wardround_server.stream import session
+session.mapped = lambda path, layout: np.fromfile(path, np.float32)
+"""
+    assert _case(2, held) > 2 * CONNECTION_BYTES
 
 
 def still_served(hosted: HostedStream) -> int:
@@ -100,6 +150,9 @@ def _frame(kind: int, flags: int, body: bytes, stream: int = 1) -> bytes:
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, b"", 0)
+NUM_LINES = 3
+HEADER_BYTES = 48 * MIB
+"""gRPC reads up to 34 MB ahead of a flood of headers, whatever its size; they unfold to gigabytes."""
 ENTRY = b"\x40\x01x\x7f\x81\x1e" + b"x" * 4000
 """A header of 4,000 bytes, put into HPACK's table; from then on one byte stands for it."""
 
@@ -108,13 +161,13 @@ ENTRY = b"\x40\x01x\x7f\x81\x1e" + b"x" * 4000
     "frames",
     [
         [_frame(1, 4, ENTRY + b"\xbe" * 12_000)],
-        [_frame(1, 0, ENTRY), *[_frame(9, 0, b"\xbe" * 16_000)] * 200],
+        [_frame(1, 0, ENTRY), *[_frame(9, 0, b"\xbe" * 16_000)] * 1000],
         [_frame(1, 0, b""), *[_frame(9, 0, b"\x00\x01y\x7f\x81\x1e" + b"y" * 4000)] * 4000],
     ],
     ids=["table", "table and continuations", "continuations"],
 )
 def test_headers_that_unfold_in_memory_are_never_held(
-    hosted: HostedStream, tmp_path: Path, frames: list[bytes]
+    flooded: HostedStream, tmp_path: Path, frames: list[bytes]
 ) -> None:
     identity = authority().site("c")
     (tmp_path / "certificate").write_bytes(identity.certificate)
@@ -122,12 +175,16 @@ def test_headers_that_unfold_in_memory_are_never_held(
     context = ssl.create_default_context(cadata=identity.authority.decode())
     context.set_alpn_protocols(["h2"])
     context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
-    before = still_served(hosted)
-    plain = socket.create_connection(("127.0.0.1", hosted.port), timeout=10)
-    with context.wrap_socket(plain, server_hostname="localhost") as line:
+    before = still_served(flooded)
+    lines = []
+    for _ in range(NUM_LINES):
+        plain = socket.create_connection(("127.0.0.1", flooded.port), timeout=10)
+        lines.append(context.wrap_socket(plain, server_hostname="localhost"))
         with contextlib.suppress(OSError):
-            line.sendall(PREFACE + b"".join(frames))
-        assert still_served(hosted) - before < 8 * MIB
+            lines[-1].sendall(PREFACE + b"".join(frames))
+    assert still_served(flooded) - before < HEADER_BYTES
+    for line in lines:
+        line.close()
 
 
 def test_stalled_connections_take_little_and_honest_sites_are_served(

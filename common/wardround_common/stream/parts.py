@@ -20,7 +20,7 @@ Encoded = NewType("Encoded", bytes)
 
 _PART_CHUNK, _CHUNK_OFFSET, _CHUNK_DATA = b"\x1a", b"\x08", b"\x12"
 """Tags of the fields ``Part.chunk``, ``Chunk.offset`` and ``Chunk.data``."""
-_SHARED = 4
+_SHARED = 2
 """Encoded chunks that are kept for the sites that want them next."""
 
 
