@@ -1,1 +1,1 @@
-"""A round with nothing to train, over the network: ours by both carriers beside a plain Flower app."""
+"""What a round costs beside its training: our federation against a plain Flower app."""

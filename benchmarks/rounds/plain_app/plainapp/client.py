@@ -8,14 +8,11 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Answer; ``heavy`` does first what a client with a pretrained text model does."""
-    if context.run_config["heavy"]:
-        import torch
-        import transformers
+    """Answer; with a ``backbone``, load it first, as a client that fine-tunes one must."""
+    if context.run_config["backbone"]:
+        from transformers import AutoModel
 
-        torch.manual_seed(0)
-        config = transformers.BertConfig(num_hidden_layers=6, hidden_size=384, num_attention_heads=12)
-        transformers.BertModel(config)
+        AutoModel.from_pretrained(str(context.run_config["backbone"]))
     content = RecordDict(
         {
             "arrays": message.content.array_records["arrays"],
