@@ -72,7 +72,8 @@ class StreamServer:
         rpc = grpc.stream_stream_rpc_method_handler(self._serve, from_wire, to_wire)
         handler = grpc.method_handlers_generic_handler(SERVICE, {"Session": rpc})
         self._server.add_generic_rpc_handlers((handler,))
-        self._address = public or _with_port(bind, _listen(self._server, bind, identity))
+        port = _listen(self._server, bind, identity)
+        self._address = public or _with_port(bind, port)
         self._server.start()
 
     def invite(self, site: SiteId) -> SessionInvite:
