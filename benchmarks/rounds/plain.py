@@ -1,7 +1,8 @@
 """A plain Flower app on a stock SuperLink and two stock SuperNodes: TLS, node authentication."""
 
-import datetime
+import datetime as dt
 import ipaddress
+import itertools
 import os
 import sys
 import tempfile
@@ -82,7 +83,7 @@ def measure(
             control.StartRun(StartRunRequest(fab=Fab(content=_bundle(settings))))
             processes.until(lambda: len(_stamps(clock)) == rounds + 2, "the app's rounds")
         stamps = _stamps(clock)[1:]
-        return [after - before for before, after in zip(stamps, stamps[1:], strict=False)]
+        return [after - before for before, after in itertools.pairwise(stamps)]
 
 
 def _stamps(clock: Path) -> list[float]:
@@ -123,7 +124,7 @@ def _node_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _certificates(folder: Path) -> bytes:
     """An authority and a server's certificate by it; returns the authority's."""
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("ca", "server")}
     names = {
         name: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"plain {name}")])
@@ -137,8 +138,8 @@ def _certificates(folder: Path) -> bytes:
             .issuer_name(names["ca"])
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(minutes=5))
+            .not_valid_after(now + dt.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
         )
         if name == "server":

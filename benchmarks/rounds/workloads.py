@@ -104,7 +104,7 @@ def _save_encoder(workload: Workload, folder: Path) -> None:
     model = BertModel(config, add_pooling_layer=False)
     model.save_pretrained(folder)
     vocabulary = {word: place for place, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=WORDS[1]))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -6,6 +6,7 @@ Needs root, ``ip`` (iproute2) and ``setpriv`` (util-linux), as a laboratory of r
 real machines.
 """
 
+import itertools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from typing import Self
 
 NETWORK = "10.77.0"
 _HUB = "hub"
+_numbers = itertools.count(1)
 
 
 def why_not() -> str | None:
@@ -102,7 +104,7 @@ class Host:
 class Hosts:
     """All hosts of a test; a context that removes them."""
 
-    _prefix: str = field(default_factory=lambda: f"wr{os.getpid()}")
+    _prefix: str = field(default_factory=lambda: f"wr{os.getpid()}n{next(_numbers)}")
     _hosts: dict[str, Host] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
