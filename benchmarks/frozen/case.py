@@ -136,7 +136,8 @@ def study_plain(spec: FederationSpec, clock: Clock) -> tuple[np.ndarray, float]:
             if worker.datasets.part("validation").num_subjects:
                 checked = worker.datasets.encoded("validation", None)
                 validation.append((checked.encoded.tensors["pixels"], checked.targets))
-        plain.federate(backbone, head, data, validation, NUM_ROUNDS, RATE)
+        rate = spec.training.optimizer.learning_rate
+        plain.federate(backbone, head, data, validation, NUM_ROUNDS, rate)
         right = plain.accuracy(backbone, head, held_out)
     return _flat(head), right
 
