@@ -17,6 +17,7 @@ PARTS = {
     "exchange": "benchmarks.exchange",
     "frozen": "benchmarks.frozen",
     "local": "benchmarks.local",
+    "rounds": "benchmarks.rounds",
     "simulator": "benchmarks.simulator",
     "stream": "benchmarks.stream",
 }
