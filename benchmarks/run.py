@@ -17,7 +17,9 @@ PARTS = {
     "exchange": "benchmarks.exchange",
     "frozen": "benchmarks.frozen",
     "local": "benchmarks.local",
+    "rounds": "benchmarks.rounds",
     "simulator": "benchmarks.simulator",
+    "stream": "benchmarks.stream",
 }
 
 

@@ -3,10 +3,15 @@
 from pathlib import Path
 
 from wardround_common.spec.explain import reference_markdown
+from wardround_server.aggregator.front_door import example
 from wardround_server.report.schema import schema_text
 
 FOLDER = Path(__file__).parent
-GENERATED = {"spec-reference.md": reference_markdown, "report.schema.json": schema_text}
+GENERATED = {
+    "spec-reference.md": reference_markdown,
+    "report.schema.json": schema_text,
+    "../deploy/nginx/nginx.conf": example,
+}
 
 
 def main() -> None:

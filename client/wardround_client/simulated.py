@@ -16,7 +16,7 @@ from wardround_client.training.batches import EncodedSet
 from wardround_client.training.execution import usable_device
 from wardround_client.worker.comparison import ModelComparison
 from wardround_client.worker.datasets import Part, SiteDatasets
-from wardround_client.worker.error_feedback import Remainders
+from wardround_client.worker.error_feedback import ErrorFeedback, Remainders
 from wardround_client.worker.worker import SiteWorker
 from wardround_common.errors import ConfigError
 from wardround_common.evaluation.compare import difference_of, evaluate_model
@@ -65,7 +65,7 @@ class InProcessSites:
                 partial(load_site, self.federation, self._spec(site), self.base),
                 self.cache,
                 self.device,
-                feedback=self.remainders.of(site) if remembers else None,
+                feedback=partial(self._remainder, site) if remembers else None,
                 lora_rank=self._compute(site).lora_rank,
                 lending=self.lending,
             )
@@ -117,6 +117,11 @@ class InProcessSites:
             exact_head=scores.exact_head,
             difference=difference_of(federated, predictions, measure),
         )
+
+    def _remainder(self, site: str, run: str) -> ErrorFeedback:
+        """A simulation's folder holds one run."""
+        del run
+        return self.remainders.of(site)
 
     def _datasets(self) -> list[SiteDatasets]:
         return [worker.datasets for worker in self.workers.values()]

@@ -37,6 +37,8 @@ VERBS: Final = {
     "validate": "Check a federation file and say what it asks for.",
     "simulate": "Run a whole federation on this machine.",
     "report": "Make the report of a run again.",
+    "site": "Run a hospital's worker and node, and see how they are.",
+    "aggregator": "Run a federation over the network.",
     "data": "List and fetch public data sets.",
     "backbone": "List, import and show pretrained models.",
     "explain": "Print the documentation of a key.",

@@ -23,6 +23,21 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for this user alone, with what is missing above it, durably.
+
+    One that is there is made durable too, where its parent may be read: whoever made it may have
+    crashed before that.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700)
+        fsync_folder(path.parent)
+    for path in (folder.parent, folder):
+        if os.access(path, os.R_OK):
+            fsync_folder(path)
+
+
 def write_file(path: Path, data: bytes | memoryview) -> Digest:
     """:func:`replace_file`, and the SHA-256 of ``data``."""
     replace_file(path, data)
@@ -45,6 +60,20 @@ def replace_file(path: Path, data: bytes | memoryview) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)  # noqa: PTH105  one name for the crash tests to hook
+    fsync_folder(path.parent)
+
+
+def adopt_file(source: Path, path: Path) -> None:
+    """Rename a file to its final name, durably.
+
+    Args:
+        source: on the same file system as ``path``, its bytes fsynced already.
+        path: the final name.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    os.replace(source, path)  # noqa: PTH105  one name for the crash tests to hook
     fsync_folder(path.parent)
 
 

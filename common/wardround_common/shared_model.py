@@ -77,9 +77,10 @@ class SharedModel:
         BatchNorm's running mean and variance. Integer buffers are never among them. Every site
         asks for the same round, so the last answer is kept.
         """
-        if self._names[0] != round_:
-            self._names = (round_, self._names_in(round_))
-        return self._names[1]
+        last = self._names
+        if last[0] != round_:
+            last = self._names = (round_, self._names_in(round_))
+        return last[1]
 
     def _names_in(self, round_: int) -> tuple[str, ...]:
         return self._exchanged(self._tuning.trainable(self.model.backbone, self._blocks, round_))
@@ -94,9 +95,10 @@ class SharedModel:
 
     def layout(self, round_: int) -> Layout:
         """The layout of what sites send in a round: what the round trains."""
-        if self._layout[0] != round_:
-            self._layout = (round_, layout_of(self.tensors(self.names(round_))))
-        return self._layout[1]
+        last = self._layout
+        if last[0] != round_:
+            last = self._layout = (round_, layout_of(self.tensors(self.names(round_))))
+        return last[1]
 
     def codec(self, layout: Layout) -> Codec | None:
         """How updates of a layout are coded; None for plain float32."""
@@ -109,14 +111,15 @@ class SharedModel:
 
         What no round so far has trained is at its seeded start at every site.
         """
-        if self._state_layout[0] != round_:
-            done, chosen = self._trained if self._trained[0] <= round_ else (0, frozenset[str]())
+        last = self._state_layout
+        if last[0] != round_:
+            trained = self._trained
+            done, chosen = trained if trained[0] <= round_ else (0, frozenset[str]())
             for earlier in range(done + 1, round_ + 1):
                 chosen |= self._tuning.trainable(self.model.backbone, self._blocks, earlier)
             self._trained = (round_, chosen)
-            names = self._exchanged(chosen)
-            self._state_layout = (round_, layout_of(self.tensors(names)))
-        return self._state_layout[1]
+            last = self._state_layout = (round_, layout_of(self.tensors(self._exchanged(chosen))))
+        return last[1]
 
     def untrained_adapters(self) -> dict[str, torch.Tensor]:
         """The LoRA factors that no round trains, as drawn: an adapter is of no use without both."""

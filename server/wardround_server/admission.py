@@ -6,30 +6,33 @@ The rules, in the order in which they are applied; the first that fails names th
 2. It answers *this* manifest (digest), as *this* site, which is in the cohort, for the first time.
 3. Its tensor list is the manifest's: same names, order, dtypes, shapes.
 4. The byte count is the promised one. Until here nothing was allocated for the array.
-5. The array's digest is the receipt's; an array handed over within one process may have none. A coded
-   update is decoded then, into memory that all updates share.
+5. The array's digest is the receipt's; an array handed over within one process may have none, and one
+   that was hashed while it came is not hashed again. A coded update is decoded then, into memory that
+   all updates share.
 6. The weight is a whole number from 1 to the manifest's cap, and the one the site gave at the start.
 7. Every value is finite and within the manifest's bound, the L2 norm within its limit, and sums
    are such as data can have: one site's impossible sums must not spoil those of all.
-8. The body has the form that this kind of step promises.
+8. The body has the form that this kind of step promises, and a site that describes itself runs this
+   version: another one may compute other bytes.
 
 A refusal costs the site its contribution to this step; the run goes on without it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
+from wardround_common import __version__
 from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import RefusedError, WireError
 from wardround_common.exact_head import can_be_sums
 from wardround_common.moments import can_be_moments
-from wardround_common.types import SiteId, sha256_hex
-from wardround_common.wire.bodies import BODIES
+from wardround_common.types import Digest, SiteId, sha256_hex
+from wardround_common.wire.bodies import BODIES, DescribeBody
 from wardround_common.wire.codecs.decoders import Decoder
 from wardround_common.wire.layout import Packed, as_bytes, flat_tensor
 from wardround_common.wire.step import (
@@ -40,7 +43,9 @@ from wardround_common.wire.step import (
     layout_to_wire,
     parse,
 )
+from wardround_server.mapped import windows
 
+OTHER_VERSION = "other_version"
 _BLOCK = 1 << 16
 
 
@@ -73,6 +78,7 @@ def admit(
     *,
     subjects_of: Mapping[SiteId, int],
     handed_over: bool = False,
+    digest: Digest | None = None,
     decoder: Decoder | None = None,
 ) -> Admitted:
     """Check one contribution.
@@ -86,6 +92,7 @@ def admit(
         subjects_of: training subjects that each site declared when the run began; a site that is
             not in it yet may declare.
         handed_over: the carrier knows that the array never left this process.
+        digest: the array's, where the carrier hashed its bytes while they came.
         decoder: of coded updates; None where they are not coded.
 
     Raises:
@@ -95,7 +102,10 @@ def admit(
     _check_identity(manifest, site, receipt)
     _check_layout(manifest, receipt, update, decoder)
     _check_weight(manifest, site, receipt, subjects_of)
-    _check_digest(receipt, update, handed_over=handed_over)
+    if digest is None and update is not None:
+        digest = _digest(receipt, update, handed_over=handed_over)
+    if digest != receipt.update_sha256:
+        raise RefusedError("the array is not the one the receipt names", code="update_digest")
     values = update if update is None or decoder is None else _decoded(update, decoder)
     if values is not None:
         _check_values(manifest, values)
@@ -103,6 +113,8 @@ def admit(
         body = BODIES[manifest.kind].model_validate_json(canonical_bytes(receipt.body), strict=True)
     except (ValidationError, ValueError) as error:
         raise RefusedError("the body is not of the step's form", code="body_form") from error
+    if isinstance(body, DescribeBody) and body.version != __version__:
+        raise RefusedError("the site runs another version", code=OTHER_VERSION)
     return Admitted(site, receipt, received, body, values, update)
 
 
@@ -154,12 +166,10 @@ def _check_weight(
         raise RefusedError("the weight is not the one declared", code="weight_changed")
 
 
-def _check_digest(receipt: Receipt, update: Packed | None, *, handed_over: bool) -> None:
-    digest = None
-    if update is not None and not (handed_over and receipt.update_sha256 is None):
-        digest = sha256_hex(as_bytes(update))
-    if digest != receipt.update_sha256:
-        raise RefusedError("the array is not the one the receipt names", code="update_digest")
+def _digest(receipt: Receipt, update: Packed, *, handed_over: bool) -> Digest | None:
+    if handed_over and receipt.update_sha256 is None:
+        return None
+    return sha256_hex(as_bytes(update))
 
 
 def _decoded(update: Packed, decoder: Decoder) -> Packed:
@@ -198,18 +208,21 @@ def quick_norm(update: Packed) -> float:
 
     NaN or Inf where a value is, or where squares overflow float32.
     """
-    flat = flat_tensor(update)
-    starts = range(0, flat.numel(), _BLOCK)
-    squares = (torch.dot(flat[at : at + _BLOCK], flat[at : at + _BLOCK]) for at in starts)
-    return math.sqrt(sum(float(square) for square in squares))
+    return math.sqrt(sum(float(torch.dot(block, block)) for block in _blocks(update)))
 
 
 def magnitudes(update: Packed) -> tuple[float, float]:
     """Largest magnitude and L2 norm, in float64, block by block; NaN and Inf carry through."""
-    flat = flat_tensor(update)
     largest, squares = 0.0, 0.0
-    for start in range(0, flat.numel(), _BLOCK):
-        block = flat[start : start + _BLOCK].double()
+    for part in _blocks(update):
+        block = part.double()
         squares += float(block.dot(block))
         largest = float(np.maximum(largest, float(block.abs().max())))
     return largest, float(np.sqrt(squares))
+
+
+def _blocks(update: Packed) -> Iterator[torch.Tensor]:
+    """All values in pieces that stay in the cache while they are used twice."""
+    flat = flat_tensor(update)
+    for where in windows(update):
+        yield from flat[where].split(_BLOCK)  # type: ignore[no-untyped-call]

@@ -1,46 +1,43 @@
-"""The ServerApp: the round engine behind Flower's entry point, the same everywhere."""
+"""The ServerApp: the round engine behind Flower's entry point, the same everywhere.
+
+``app`` is what a run of the aggregator starts: its bundle names it and carries no code. A simulation
+makes its own by :func:`server_app`.
+"""
 
 from collections.abc import Callable
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from wardround_common.errors import RoundError
 from wardround_common.types import SiteId
+from wardround_server.rounds.whereabouts import roster_nodes
 
 GridRun = Callable[[Grid, dict[SiteId, int]], None]
 
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """A run of the aggregator, from wherever its folder says it stands."""
+    from wardround_server.aggregator.deployed import run_deployed
+
+    run_deployed(grid, str(context.run_config.get("run", "")))
+
 
 def server_app(sites: tuple[str, ...], run: GridRun) -> ServerApp:
-    """A ServerApp that runs one federation.
+    """A ServerApp that runs one federation whose sites never come or go.
 
     Args:
         sites: the roster. Nodes are found by name; nobody else is ever addressed.
         run: drives the rounds over the grid, given each present site's node id.
     """
-    app = ServerApp()
+    made = ServerApp()
 
-    @app.main()
+    @made.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        run(grid, roster_nodes(grid, sites))
+        there = roster_nodes(grid, sites)
+        run(grid, {site: found.node_id for site, found in there.items()})
 
-    return app
-
-
-def roster_nodes(grid: Grid, sites: tuple[str, ...]) -> dict[SiteId, int]:
-    """The node ids of the roster's sites that are known to the grid.
-
-    Raises:
-        RoundError: two nodes carry the name of one site.
-    """
-    nodes: dict[SiteId, int] = {}
-    for node in grid.get_nodes():
-        if node.name not in sites:
-            continue
-        if node.name in nodes:
-            raise RoundError(
-                f"two nodes are registered as {node.name!r}; unregister one", code="node_name"
-            )
-        nodes[SiteId(node.name)] = node.node_id
-    return nodes
+    return made

@@ -7,7 +7,8 @@
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from tests.malformed import MALFORMED
+from tests.streams import StreamWorld
 from tests.support import (
     RUN,
     Arrival,
@@ -41,6 +43,7 @@ from wardround_common.wire.layout import as_bytes
 from wardround_common.wire.step import StepManifest, layout_to_wire
 from wardround_server.rounds.carrier import Answer, Carrier, FlowerCarrier, Question
 from wardround_server.simulation.local_grid import LocalGrid
+from wardround_server.stream.carrier import StreamCarrier
 
 SITES = tuple(SiteId(name) for name in "abc")
 
@@ -75,6 +78,8 @@ def question(step: int = 3, kind: str = "train", sites: Iterable[str] = SITES) -
 class CarrierContract:
     """Inherited by one class for each carrier."""
 
+    deadline_s = 30.0
+
     def carrier(self, sites: list[FakeSite], faults: Mapping[str, Fault]) -> Carrier:
         """The carrier under test, with these sites behind it."""
         raise NotImplementedError
@@ -84,7 +89,7 @@ class CarrierContract:
     ) -> tuple[list[list[Answer]], dict[str, FakeSite]]:
         sites = [FakeSite(name) for name in SITES]
         carrier = self.carrier(sites, faults or {})
-        answers = [list(carrier.ask(each, 30.0)) for each in questions or (question(),)]
+        answers = [list(carrier.ask(each, self.deadline_s)) for each in questions or (question(),)]
         return answers, {site.name: site for site in sites}
 
     def test_every_asked_site_answers_once_with_what_it_sent(self) -> None:
@@ -347,3 +352,25 @@ class TestFlowerCarrierBetweenProcesses(TestFlowerCarrier):
 
     def test_within_one_process_the_array_itself_is_handed_over(self) -> None:
         """Not between processes."""
+
+
+class TestStreamCarrier(CarrierContract):
+    """Tensor streams over loopback, TLS and all."""
+
+    deadline_s = 2.0
+
+    @pytest.fixture(autouse=True)
+    def _worlds(self, tmp_path: Path) -> Iterator[None]:
+        self._folder, self._opened = tmp_path, list[StreamWorld]()
+        yield
+        for world in self._opened:
+            world.close()
+
+    def carrier(self, sites: list[FakeSite], faults: Mapping[str, Fault]) -> StreamCarrier:
+        world = StreamWorld(self._folder / "spool", sites, faults)
+        self._opened.append(world)
+        return world.carrier
+
+    def test_nothing_is_left_in_the_spool(self) -> None:
+        self.ask({"b": MALFORMED["array half"].fault})
+        assert list((self._folder / "spool").iterdir()) == []

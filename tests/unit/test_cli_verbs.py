@@ -15,7 +15,10 @@ import pytest
 from wardround_common import cli
 from wardround_common.errors import ConfigError, DataError, RoundError
 
-FROZEN_VERBS = {"explain", "schema", "validate", "backbone", "simulate", "report", "data"}
+FROZEN_VERBS = {
+    *("explain", "schema", "validate", "backbone", "simulate", "report", "data"),
+    *("site", "aggregator"),
+}
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 

@@ -15,7 +15,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAPERS = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs/architecture.md")
-TARGETS = {"demo", "test", "test-slow", "check", "bench", "bench-quick", "docs", "clean", "help"}
+TARGETS = {"demo", "test", "test-slow", "check", "bench", "bench-quick", "docs", "proto"}
+TARGETS |= {"clean", "e2e", "help"}
 
 
 def _requirements() -> dict[str, list[Requirement]]:
@@ -41,7 +42,9 @@ def test_the_readme_is_short_and_names_both_commands() -> None:
     assert text.index("<!-- figures -->") < text.index("<!-- /figures -->")
 
 
-@pytest.mark.parametrize("name", ["spec-reference.md", "report.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["spec-reference.md", "report.schema.json", "../deploy/nginx/nginx.conf"]
+)
 def test_generated_papers_are_those_of_the_models(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == _generator().GENERATED[name](), "run `make docs`"
 
@@ -89,7 +92,7 @@ def test_every_direct_dependency_has_a_tested_version_within_its_range() -> None
 
 def test_the_makefile_has_the_promised_targets_and_installs_the_demo_extra() -> None:
     text = (ROOT / "Makefile").read_text()
-    assert set(re.findall(r"^([a-z-]+):", text, re.MULTILINE)) == TARGETS
+    assert set(re.findall(r"^([a-z0-9-]+):", text, re.MULTILINE)) == TARGETS
     packages = text.partition("DEMO_PACKAGES :=")[2].partition("\n\n")[0]
     installed = set(packages.replace("\\", " ").split())
     assert installed == set(PROJECT["optional-dependencies"]["demo"])
@@ -107,7 +110,7 @@ def test_ci_runs_what_the_readme_promises() -> None:
     path = ROOT / ".ci" / "run"
     assert path.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
-    assert path.read_text().endswith("make check\nmake test\n")
+    assert path.read_text().endswith("make check\nmake test\nmake e2e\n")
 
 
 def test_decisions_are_numbered_without_gaps_and_have_a_status() -> None:

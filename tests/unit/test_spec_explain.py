@@ -12,7 +12,8 @@ from wardround_common.spec.explain import explain, reference_markdown, schema_js
 from wardround_common.spec.outline import FileKind, Node, walk
 from wardround_common.spec.words import PATTERN_WORDS, toml_literal
 
-EVERY_NODE = [(kind, node) for kind in ("federation", "site") for node in walk(kind)]
+KINDS: tuple[FileKind, ...] = ("federation", "site", "aggregator")
+EVERY_NODE = [(kind, node) for kind in KINDS for node in walk(kind)]
 
 
 def test_a_key_is_explained_with_type_range_default_and_file() -> None:
@@ -87,7 +88,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_ones(key: str, near: str) ->
 )
 def test_every_key_has_documentation_and_can_be_explained(kind: FileKind, node: Node) -> None:
     assert len(node.description) > 8
-    key = f"site.{node.key}" if kind == "site" else node.key
+    key = node.key if kind == "federation" else f"{kind}.{node.key}"
     assert node.description in explain(key)
 
 

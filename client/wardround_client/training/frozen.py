@@ -11,6 +11,7 @@ import torch
 
 from wardround_client.training.batches import TrainingSet, in_order
 from wardround_client.training.modes import PLAIN, ForwardMode
+from wardround_client.training.stopping import raise_if_stopped
 
 _TEXTS: Final = 32
 _OTHERS: Final = 16
@@ -30,9 +31,13 @@ def frozen_batches(
 
     Yields:
         Rows int64 [b] of the examples, their inputs and their targets on the device.
+
+    Raises:
+        RoundError: somebody stopped the computation.
     """
     mode = _ON_PROCESSOR if device.type == "cpu" else PLAIN
     size = _OTHERS if data.lengths_hint() is None else _TEXTS
     for rows in in_order(data, size):
+        raise_if_stopped()
         inputs, targets = data.batch(rows, device)
         yield rows, mode.arranged(inputs), targets

@@ -17,6 +17,7 @@ from wardround_client.training.optimizer import optimizer_of, proximal
 from wardround_client.training.prefetch import batches_on
 from wardround_client.training.schedule import rate_factor
 from wardround_client.training.seeds import derive_seed
+from wardround_client.training.stopping import raise_if_stopped
 from wardround_common.modalities.base import IGNORED
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.federation import Training
@@ -244,6 +245,7 @@ class _LocalRun:
         return loss
 
     def _loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        raise_if_stopped()
         mode, spec = self._how.mode, self._spec
         if mode is PLAIN:
             logits = self._data.logits(self._shared.model, inputs)
@@ -313,6 +315,7 @@ def predict(
     logits_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
     targets_of: list[torch.Tensor] = [torch.empty(0)] * len(data)
     for rows in in_order(data, batch_size):
+        raise_if_stopped()
         inputs, targets = data.batch(rows, device)
         logits = data.logits(shared.model, inputs)
         sum_loss += float(shared.task.loss(logits, targets)) * len(rows)

@@ -24,9 +24,12 @@ from torch.multiprocessing.spawn import spawn
 from wardround_client.training.batches import TrainingSet
 from wardround_client.training.execution import Execution
 from wardround_client.training.local import Course, Trained, train
-from wardround_common.errors import ConfigError
+from wardround_client.training.stopping import raise_if_stopped
+from wardround_common.errors import ConfigError, RoundError
 from wardround_common.shared_model import SharedModel, shared_model
 from wardround_common.spec.federation import FederationSpec
+
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ def train_together(
 
     Raises:
         ConfigError: accelerate is not installed.
+        RoundError: the run was stopped.
         torch.multiprocessing.ProcessRaisedException: a process failed; the others are ended.
     """
     if find_spec("accelerate") is None:
@@ -104,10 +108,27 @@ def train_together(
             state=state,
             outcome=outcome,
         )
-        spawn(_work, args=(job,), nprocs=how.devices)  # type: ignore[no-untyped-call]
+        _join(spawn(_work, args=(job,), nprocs=how.devices, join=False))  # type: ignore[no-untyped-call]
     shared.load(state)
     loss, steps = outcome.tolist()
     return Trained(loss, int(steps))
+
+
+def _join(processes: Any) -> None:
+    """Wait for all processes; end them if nobody wants what they compute any more.
+
+    Raises:
+        RoundError: they were stopped.
+        torch.multiprocessing.ProcessRaisedException: one failed.
+    """
+    try:
+        while not processes.join(timeout=_LOOK_S):
+            raise_if_stopped()
+    except RoundError:
+        for process in processes.processes:
+            process.kill()
+            process.join()
+        raise
 
 
 def _common(tensor: torch.Tensor) -> torch.Tensor:

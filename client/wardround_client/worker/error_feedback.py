@@ -86,6 +86,11 @@ class Remainders:
         """One site's."""
         return ErrorFeedback(self._folder / site)
 
+    @property
+    def exists(self) -> bool:
+        """Whether anything is remembered."""
+        return self._folder.exists()
+
     def make_durable(self) -> None:
         """To be called before the journal becomes durable.
 

@@ -64,7 +64,8 @@ class SiteWorker:
         examples: reads the site's data, when the first step comes.
         cache: folder for cached features and block inputs.
         device: where to compute.
-        feedback: what coding lost of the site's updates; None where nothing is to be remembered.
+        feedback: what coding lost of the site's updates in a run; None where nothing is to be
+            remembered.
         lora_rank: this site's largest rank of adapters; None for the federation's.
         lending: what the site lends to training; None for the defaults.
         cache_gib: largest file of block inputs; None for the default of a site's file.
@@ -81,7 +82,7 @@ class SiteWorker:
         cache: Path,
         device: torch.device,
         *,
-        feedback: ErrorFeedback | None = None,
+        feedback: Callable[[str], ErrorFeedback] | None = None,
         lora_rank: int | None = None,
         lending: Lending | None = None,
         cache_gib: float | None = None,
@@ -128,7 +129,7 @@ class SiteWorker:
             DataError: the site's data cannot be used as declared.
         """
         self._seconds = {}
-        self._check(manifest)
+        self.check(manifest)
         if not handed_over:
             _check_digest(manifest, state)
         with self._timed("data"):
@@ -169,8 +170,15 @@ class SiteWorker:
             self._examples = self._load()
         return self._examples
 
-    def _check(self, manifest: StepManifest) -> None:
+    def check(self, manifest: StepManifest) -> None:
+        """Refuse a question that does not fit this site's files.
+
+        Raises:
+            WireError: the code says what differs.
+        """
         spec = self._shared.federation
+        if manifest.round > max(spec.rounds.count, 1):  # before layouts of that round are derived
+            raise WireError("the federation file has no such round", code="other_round")
         checks = (
             (manifest.spec_sha256 == spec.digest(), "other_federation_file"),
             (manifest.backbone_sha256 == self._shared.backbone_digest, "other_backbone"),
@@ -264,23 +272,24 @@ class SiteWorker:
                 layout = manifest.reply_of(self.name)
                 update = pack(layout, cut)
         with self._timed("code"):
-            sent = self._coded(round_, layout, update)
+            sent = self._coded(manifest, layout, update)
         return TrainBody(loss=trained.loss, num_steps=trained.num_steps), sent
 
-    def _coded(self, round_: int, layout: Layout, update: Packed) -> Packed:
+    def _coded(self, manifest: StepManifest, layout: Layout, update: Packed) -> Packed:
         """The update as it is sent: itself, or coded with what was lost before."""
         codec = self._shared.codec(layout)
         if codec is None:
             return update
         if self._feedback is None:
             return codec.encode(update)
-        remainder = self._feedback.before(round_, update.size)
+        feedback, round_ = self._feedback(manifest.run), manifest.round
+        remainder = feedback.before(round_, update.size)
         if remainder is not None:
             update += remainder
         coded = codec.encode(update)
         decoded = np.empty_like(update) if remainder is None else remainder
         codec.decode(coded, decoded)
-        self._feedback.keep(round_, np.subtract(update, decoded, out=decoded))
+        feedback.keep(round_, np.subtract(update, decoded, out=decoded))
         return coded
 
     def _evaluate(self, manifest: StepManifest, state: Packed | None) -> Work:

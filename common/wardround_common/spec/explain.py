@@ -1,4 +1,4 @@
-"""The documentation of the federation and site files: one key, the whole reference, a JSON Schema.
+"""The documentation of the files: one key, the whole reference, a JSON Schema.
 
 All of it is derived from the models, so it says what they enforce.
 """
@@ -22,9 +22,10 @@ from wardround_common.spec.outline import (
 from wardround_common.spec.problems import near_words, shortened
 from wardround_common.spec.words import toml_literal, type_words
 
-SITE_PREFIX: Final = "site."
-_FILES: Final[tuple[FileKind, ...]] = ("federation", "site")
-_PREAMBLE: Final = """# Reference of the two files
+_FILES: Final[tuple[FileKind, ...]] = ("federation", "site", "aggregator")
+_PREFIXED: Final[tuple[FileKind, ...]] = ("site", "aggregator")
+"""Files whose keys start with the file's name."""
+_PREAMBLE: Final = """# Reference of the files
 
 Generated from the models by `make docs`; a test keeps it equal. `wardround explain KEY` prints one
 entry, `wardround schema federation` the JSON Schema for an editor, `wardround validate FED.toml`
@@ -37,7 +38,7 @@ def schema_json(kind: FileKind) -> str:
     """The JSON Schema of a file, for editors and other programs.
 
     Args:
-        kind: ``federation`` or ``site``.
+        kind: which file.
     """
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **full_schema(kind)}
     schema["title"] = f"{kind}.toml"
@@ -49,14 +50,17 @@ def explain(key: str) -> str:
 
     Args:
         key: dotted, as ``rounds.quorum_sites`` or ``tuning.rank``; the shape may be named too, as
-            ``tuning.lora.rank``. Keys of site.toml start with ``site.``. Empty: the list of tables.
+            ``tuning.lora.rank``. Keys of site.toml start with ``site.``, those of aggregator.toml
+            with ``aggregator.``. Empty: the list of tables.
 
     Raises:
         ConfigError: there is no such key (``unknown_key``); the message has the nearest ones.
     """
     parts = [part for part in key.split(".") if part]
-    kind: FileKind = "site" if parts[:1] == ["site"] else "federation"
-    found = _dedupe(_matches(kind, root(kind), parts[kind == "site" :]))
+    kind: FileKind = "federation"
+    for file in _PREFIXED:
+        kind = file if parts[:1] == [file] else kind
+    found = _dedupe(_matches(kind, root(kind), parts[kind in _PREFIXED :]))
     if not parts:
         return "\n\n".join(_table_text(file, root(file)) for file in _FILES)
     if not found:
@@ -73,7 +77,8 @@ def explain(key: str) -> str:
 
 def _all_keys() -> Iterator[str]:
     yield from (node.key for node in walk("federation"))
-    yield from (SITE_PREFIX + node.key for node in walk("site"))
+    for kind in _PREFIXED:
+        yield from (f"{kind}.{node.key}" for node in walk(kind))
 
 
 def _matches(kind: FileKind, node: Node, parts: Sequence[str]) -> Iterator[Node]:

@@ -1,4 +1,4 @@
-"""Reading ``federation.toml`` and ``site.toml``.
+"""Reading ``federation.toml``, ``site.toml`` and ``aggregator.toml``.
 
 Promises:
 
@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from wardround_common.errors import ConfigError
+from wardround_common.spec.aggregator import AggregatorSpec
 from wardround_common.spec.base import Table
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.spec.lines import key_lines
@@ -56,6 +57,18 @@ def load_site(path: Path) -> SiteSpec:
         ConfigError: as :func:`load_federation`, with the code ``site_file`` for wrong content.
     """
     return _load(path, "site", SiteSpec)
+
+
+def load_aggregator(path: Path) -> AggregatorSpec:
+    """Read an aggregator file.
+
+    Args:
+        path: a TOML file of at most 1 MiB.
+
+    Raises:
+        ConfigError: as :func:`load_federation`, with the code ``aggregator_file`` for wrong content.
+    """
+    return _load(path, "aggregator", AggregatorSpec)
 
 
 def _load(path: Path, kind: FileKind, model: type[Model]) -> Model:

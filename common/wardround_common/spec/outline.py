@@ -1,4 +1,4 @@
-"""The federation and site models as a tree of documented keys.
+"""The models of the files as a tree of documented keys.
 
 Read from the models' own JSON Schema, so that error messages, ``explain`` and the reference say
 what the models enforce and cannot drift from them.
@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
+from wardround_common.spec.aggregator import AggregatorSpec
 from wardround_common.spec.base import Table
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.spec.site import SiteSpec
 
-FileKind = Literal["federation", "site"]
+FileKind = Literal["federation", "site", "aggregator"]
 Schema = Mapping[str, Any]
-MODELS: Final[dict[FileKind, type[Table]]] = {"federation": FederationSpec, "site": SiteSpec}
+MODELS: Final[dict[FileKind, type[Table]]] = {
+    "federation": FederationSpec,
+    "site": SiteSpec,
+    "aggregator": AggregatorSpec,
+}
 
 
 @dataclass(frozen=True, slots=True)

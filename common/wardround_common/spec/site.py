@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from wardround_common.spec.base import ColumnName, SiteName, Table
+from wardround_common.spec.base import ColumnName, Count, SiteName, Table
 from wardround_common.spec.data import Partition
 from wardround_common.spec.lending import Lending
 
@@ -46,6 +46,11 @@ class SiteData(Table):
 class Compute(Lending):
     """What the site lends to training."""
 
+    threads: Count | None = Field(
+        default=None,
+        description="Threads of PyTorch; absent: all processors. The number is part of the result: "
+        "last bits of sums depend on it.",
+    )
     cache: str = Field(
         default="cache",
         description="Folder for cached features, relative to site.toml. It holds "
@@ -68,6 +73,55 @@ class Compute(Lending):
     )
 
 
+class Worker(Table):
+    """The process that reads the data (`wardround site worker`)."""
+
+    socket: str = Field(
+        default="airlock/airlock.sock",
+        max_length=90,
+        description="Unix socket of the airlock, relative to site.toml. It is for the worker's "
+        "user and the group of its folder, which the node's user must be in.",
+    )
+    state: str = Field(
+        default="worker-state",
+        description="Folder for answers that were given and for what coding lost, relative to "
+        "site.toml; for the worker's user alone.",
+    )
+    network: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description='"refuse": the worker does not start where it would have a network; "allow": it '
+        "does, for trials. Sockets other than Unix ones are given up either way, but for those "
+        "of the loopback that compute.devices above 1 needs.",
+    )
+
+
+class Node(Table):
+    """The process that reaches the aggregator (`wardround site node`)."""
+
+    aggregator: str = Field(
+        pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$", description="Aggregator's front door, host:port."
+    )
+    ca: str = Field(default="ca.pem", description="Certificate of the consortium's authority.")
+    key: str = Field(
+        default="node.key", description="Private key that Flower knows this node by (ECDSA)."
+    )
+    certificate: str = Field(
+        default="site.pem", description="Client certificate of this site, from its kit."
+    )
+    certificate_key: str = Field(default="site.key", description="Its private key.")
+    poll_s: float = Field(
+        default=0.1, ge=0.02, le=60.0, description="Seconds between two looks for a message."
+    )
+    state: str = Field(
+        default="node-state", description="Folder for what the node remembers; holds no data."
+    )
+    metrics: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$",
+        description="Address of the Prometheus endpoint, host:port. Absent: none.",
+    )
+
+
 class SiteSpec(Table):
     """The whole file."""
 
@@ -75,6 +129,17 @@ class SiteSpec(Table):
     data: SiteData = Field(description="Where the data is and what its columns are called.")
     compute: Compute = Field(
         default_factory=Compute, description="What the site lends to training."
+    )
+    federations: tuple[str, ...] = Field(
+        default=(),
+        description="Federation files that this site takes part in, relative to site.toml. A "
+        "question about any other file is refused.",
+    )
+    worker: Worker = Field(
+        default_factory=Worker, description="The process that reads the data; it has no network."
+    )
+    node: Node | None = Field(
+        default=None, description="The process that reaches the aggregator; it has no data."
     )
 
 

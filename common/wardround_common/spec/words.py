@@ -13,6 +13,10 @@ PATTERN_WORDS: Final = {
     r"^(none|(torchvision|timm|hf|package|file):\S{1,300})$": 'none, or "torchvision:", "timm:", '
     '"hf:", "package:" or "file:" followed by a name without spaces',
     r"^(cpu|cuda(:\d+)?)$": "cpu, cuda, or cuda: followed by a number",
+    r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$": "host and port, such as aggregator.example.org:443",
+    r"^[A-Za-z0-9][A-Za-z0-9.\-]{0,252}$": "the name of a host, or an IPv4 address",
+    r"^[0-9A-Za-z.\-\[\]:]{1,64}$": "an address of this machine, such as 0.0.0.0 or [::]",
+    r"^[^\x00-\x1f\"\\]+$": "text without quotes and backslashes",
 }
 
 

@@ -9,12 +9,13 @@ product ``B A`` means the same everywhere.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from wardround_common.types import TensorSpec
 from wardround_common.wire.layout import Layout
+
+if TYPE_CHECKING:  # layouts are asked for where there is no torch
+    import torch
 
 A: Final = ".lora_A.default.weight"
 B: Final = ".lora_B.default.weight"
@@ -36,13 +37,15 @@ def layout_at_rank(layout: Layout, rank: int) -> Layout:
     )
 
 
-def at_rank(tensors: Mapping[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+def at_rank(tensors: "Mapping[str, torch.Tensor]", rank: int) -> "dict[str, torch.Tensor]":
     """The leading components of every factor, as views; other tensors as they are."""
     return {name: _leading(name, tensor, rank) for name, tensor in tensors.items()}
 
 
-def zero_beyond_rank(tensors: Mapping[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+def zero_beyond_rank(tensors: "Mapping[str, torch.Tensor]", rank: int) -> "dict[str, torch.Tensor]":
     """The same shapes with every component after the first ``rank`` set to zero, in copies."""
+    import torch
+
     cut = {}
     for name, tensor in tensors.items():
         if name.endswith((A, B)):
@@ -53,7 +56,7 @@ def zero_beyond_rank(tensors: Mapping[str, torch.Tensor], rank: int) -> dict[str
     return cut
 
 
-def _leading(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
+def _leading(name: str, tensor: "torch.Tensor", rank: int) -> "torch.Tensor":
     if name.endswith(A):
         return tensor[:rank]
     return tensor[:, :rank] if name.endswith(B) else tensor

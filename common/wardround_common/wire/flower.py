@@ -76,6 +76,31 @@ def to_content(json_bytes: bytes, packed: Packed | None) -> RecordDict:
     return content
 
 
+def to_content_bytes(json_bytes: bytes, array: memoryview | None) -> RecordDict:
+    """The same for an array that is not looked into: bytes, whatever they hold."""
+    content = to_content(json_bytes, None)
+    if array is not None and array.nbytes:
+        arrays = ArrayRecord()
+        arrays[_PACKED] = Array("uint8", (array.nbytes,), STYPE, bytes(array))
+        content[_ARRAYS] = arrays
+    return content
+
+
+def bytes_of(content: RecordDict) -> memoryview | None:
+    """The bytes of the array in a message, unread; None where the message has none.
+
+    Raises:
+        WireError: the message has not the form of ours.
+    """
+    record = content.get(_ARRAYS)
+    if record is None:
+        return None
+    array = record.get(_PACKED) if isinstance(record, ArrayRecord) and len(record) == 1 else None
+    if array is None or array.stype != STYPE:
+        raise WireError("one packed array is expected", code="message_form")
+    return memoryview(array.data)
+
+
 def failure_content(code: str) -> RecordDict:
     """A site's answer that it could not do a step: a code and nothing else."""
     return RecordDict({_MESSAGE: ConfigRecord({"failure": code})})

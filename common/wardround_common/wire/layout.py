@@ -9,13 +9,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from wardround_common.errors import WireError
 from wardround_common.types import ITEM_BYTES, DTypeName, TensorSpec
+
+if TYPE_CHECKING:  # a process that only passes arrays on has no torch
+    import torch
 
 Packed = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.uint8]
 Buffer = bytes | bytearray | memoryview
@@ -89,7 +92,7 @@ class Layout:
         return [[t.name, t.dtype, list(t.shape)] for t in self.tensors]
 
 
-def layout_of(tensors: Mapping[str, torch.Tensor], dtype: DTypeName = "float32") -> Layout:
+def layout_of(tensors: "Mapping[str, torch.Tensor]", dtype: DTypeName = "float32") -> Layout:
     """The layout of named tensors in their order, stored as ``dtype``."""
     return Layout(
         tuple(TensorSpec(name, dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
@@ -101,7 +104,7 @@ def empty(layout: Layout) -> Packed:
     return np.empty(layout.num_values, dtype=np.dtype(layout.dtype))
 
 
-def pack(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Packed:
+def pack(layout: Layout, tensors: "Mapping[str, torch.Tensor]") -> Packed:
     """Copy named tensors into one packed array: one pass, one allocation.
 
     Args:
@@ -114,6 +117,8 @@ def pack(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Packed:
     Raises:
         WireError: a tensor is missing or has another shape.
     """
+    import torch
+
     packed = empty(layout)
     target = torch.from_numpy(packed)
     for spec, where in layout.slices():
@@ -124,7 +129,7 @@ def pack(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Packed:
     return packed
 
 
-def unpack(layout: Layout, packed: Packed) -> dict[str, torch.Tensor]:
+def unpack(layout: Layout, packed: Packed) -> "dict[str, torch.Tensor]":
     """Name the tensors in a packed array, without copying.
 
     Args:
@@ -144,8 +149,10 @@ def unpack(layout: Layout, packed: Packed) -> dict[str, torch.Tensor]:
     return {spec.name: part.view(spec.shape) for spec, part in specs}
 
 
-def flat_tensor(packed: Packed) -> torch.Tensor:
+def flat_tensor(packed: Packed) -> "torch.Tensor":
     """A packed array as a tensor, without copying; received arrays are read-only by custom."""
+    import torch
+
     if packed.flags.writeable:
         return torch.from_numpy(packed)
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ import torch
 
 from wardround_common.wire.layout import flat_tensor
 from wardround_server.aggregation.base import Values
+from wardround_server.mapped import windows
 
 _BLOCK = 1 << 16
 """Values handled at a time where two operations follow one another, to stay in the cache."""
@@ -34,10 +35,12 @@ class WeightedMean:
             values: float32 [n], finite.
             weight: at least 1.
         """
-        if self._weight == 0:
-            torch.mul(flat_tensor(values), weight, out=self._sum)
-        else:
-            self._sum.add_(flat_tensor(values), alpha=weight)
+        flat = flat_tensor(values)
+        for where in windows(values):
+            if self._weight == 0:
+                torch.mul(flat[where], weight, out=self._sum[where])
+            else:
+                self._sum[where].add_(flat[where], alpha=weight)
         self._weight += weight
 
     def take(self) -> torch.Tensor:

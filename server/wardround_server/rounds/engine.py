@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from wardround_common import __version__
 from wardround_common.errors import RoundError
 from wardround_common.exact_head import RidgeHead, solve_head, sums_layout
 from wardround_common.moments import FloatArray, moments_layout, moments_of
@@ -27,6 +28,7 @@ from wardround_common.wire.step import (
     TableMoments,
     layout_to_wire,
 )
+from wardround_server.admission import OTHER_VERSION
 from wardround_server.aggregation.exact_sum import ExactSum
 from wardround_server.aggregation.registry import aggregation_for
 from wardround_server.rounds.carrier import Carrier
@@ -359,7 +361,7 @@ class RoundEngine:
             f"step {result.manifest.kind}: {len(result.contributions)} of "
             f"{len(result.manifest.sites)} sites with {result.num_subjects} subjects contributed, "
             f"{self._quorum.sites} sites with {self._quorum.subjects} subjects are needed; "
-            f"without: {', '.join(reasons) or 'nobody'}",
+            f"without: {', '.join(reasons) or 'nobody'}{_version_words(result)}",
             code="quorum_not_met",
         )
 
@@ -371,6 +373,17 @@ class RoundEngine:
         """
         self._journal.keep_only(self._kept | {state.digest() for state in (*states, self._memory)})
         self._journal.settle()
+
+
+def _version_words(result: StepResult) -> str:
+    """What to do about sites that run another version."""
+    others = sorted(site for site, code in result.refused if code == OTHER_VERSION)
+    if not others:
+        return ""
+    return (
+        f"; all must run one version, the aggregator's is {__version__}: bring {', '.join(others)} "
+        f"to it (pip install wardround=={__version__}), or the aggregator to theirs"
+    )
 
 
 def _floats(data: bytes) -> Values:

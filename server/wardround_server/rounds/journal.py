@@ -9,18 +9,21 @@ The rules:
    them; a record never points at bytes that are not durable.
 3. Each record carries the digest of the one before it. A torn last line (the crash) is cut off; a
    damaged line anywhere else is an :class:`IntegrityError`, never skipped.
-4. Updates are deleted once their aggregate is durable: the aggregator keeps no hospital's update
+4. An array that arrives from elsewhere may be written in ``spool`` while it comes; it becomes an
+   object by its name, never by a copy. What an earlier process left there half-way is deleted.
+5. Updates are deleted once their aggregate is durable: the aggregator keeps no hospital's update
    longer than its round.
 """
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wardround_common.canonical import canonical_bytes
-from wardround_common.durable import append_line, fsync_folder, replace_file
+from wardround_common.durable import adopt_file, append_line, fsync_folder, replace_file
 from wardround_common.errors import IntegrityError
 from wardround_common.types import Digest, is_digest, sha256_hex
 
@@ -33,7 +36,7 @@ class Journal:
     """An append-only chain of records and a store of objects in one folder.
 
     Args:
-        folder: made if absent. One process at a time.
+        folder: made if absent. One process at a time. :attr:`spool` in it is made by who uses it.
         settle_every_s: 0 makes every record and object durable at once; more lets them wait in
             memory until :meth:`settle` finds that so many seconds have passed.
         clock: seconds.
@@ -59,10 +62,13 @@ class Journal:
         self._kept: set[str] | None = None
         self._objects = folder / "objects"
         self._log = folder / "journal.jsonl"
+        self.spool = folder / "spool"
         if not self._objects.exists():
             self._objects.mkdir(parents=True)
             fsync_folder(folder.parent)
             fsync_folder(folder)
+        if self.spool.exists():
+            shutil.rmtree(self.spool)
         self._head = _START
         self._records: list[Record] = []
         self._read()
@@ -118,6 +124,20 @@ class Journal:
             self._kept.add(digest)
         if not self._settle_every_s:
             self.flush()
+
+    def adopt(self, digest: Digest, path: Path) -> None:
+        """Make a file an object: durable at once, without copying a byte.
+
+        Args:
+            digest: SHA-256 of what the file holds.
+            path: in :attr:`spool`, all its bytes on disk; gone afterwards.
+        """
+        if (self._objects / digest).exists():
+            path.unlink()
+        else:
+            adopt_file(path, self._objects / digest)
+        if self._kept is not None:
+            self._kept.add(digest)
 
     def settle(self) -> None:
         """Make everything durable if it is time."""

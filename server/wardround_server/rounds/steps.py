@@ -19,8 +19,8 @@ from wardround_common.wire.bodies import BODIES
 from wardround_common.wire.codecs.decoders import Decoders
 from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
 from wardround_common.wire.step import Receipt, StepManifest, WireModel
-from wardround_server.admission import Admitted, admit
-from wardround_server.rounds.carrier import Answer, Carrier, Question
+from wardround_server.admission import OTHER_VERSION, Admitted, admit
+from wardround_server.rounds.carrier import Answer, Carrier, Question, Spooled
 from wardround_server.rounds.journal import Journal, Record
 from wardround_server.rounds.roster_order import Fetch, Fold, RosterOrder
 from wardround_server.rounds.state import GlobalState
@@ -125,6 +125,7 @@ class StepRunner:
         self._deadline_s = deadline_s
         self._store_updates = store_updates
         self._decoders = Decoders(None)
+        self._barred: set[str] = set()
         self.subjects_of: dict[SiteId, int] = {}
 
     def run(
@@ -153,13 +154,14 @@ class StepRunner:
         for record in self._journal.find("step_finished", step=manifest.step):
             self._check_same(record, manifest)
             self._restore(result, record)
+            self._bar(result)
             return result
         self._open(manifest)
         self._observer.step_started(manifest)
         started = time.monotonic()
         self._decoders = Decoders(coding)
         order = None if fold is None else RosterOrder(manifest.sites, fold)
-        answered = self._replay(result, order)
+        answered = self._replay(result, order) | self._refuse_barred(result, order)
         asked = tuple(SiteId(site) for site in manifest.sites if site not in answered)
         question = Question(
             manifest.step,
@@ -182,6 +184,7 @@ class StepRunner:
         result.missing = [site for site in manifest.sites if site not in heard]
         result.abandoned = not quorum.met(result)
         result.seconds = time.monotonic() - started
+        self._bar(result)
         self._observer.step_ended(result)
         return result
 
@@ -232,6 +235,20 @@ class StepRunner:
             memory=memory,
         )
 
+    def _bar(self, result: StepResult) -> None:
+        """Remember who runs another version: nobody asks it again in this run."""
+        if result.manifest.kind == "describe":
+            self._barred = {site for site, code in result.refused if code == OTHER_VERSION}
+
+    def _refuse_barred(self, result: StepResult, order: RosterOrder | None) -> set[str]:
+        """Count those who are not asked as refused."""
+        for site in sorted(self._barred):
+            result.refused.append((site, OTHER_VERSION))
+            self._observer.answer_arrived(result.manifest.kind, site, OTHER_VERSION)
+            if order is not None:
+                order.skip(SiteId(site))
+        return self._barred
+
     def _open(self, manifest: StepManifest) -> None:
         for record in self._journal.find("step_started", step=manifest.step):
             self._check_same(record, manifest)
@@ -264,11 +281,13 @@ class StepRunner:
             if order is not None:
                 order.skip(answer.site)
             return
-        stored = self._record(manifest, admitted)
+        stored = self._record(manifest, admitted, answer.spooled)
         self._count(result, admitted.site, admitted.receipt, admitted.body)
         if order is not None and admitted.update is not None:
             layout = manifest.reply_of(admitted.site)
-            fetch = self._fetch(admitted, stored, layout, at_once=order.is_next(admitted.site))
+            reread = stored if answer.spooled is None else None  # a mapped array is on disk already
+            at_once = order.is_next(admitted.site)
+            fetch = self._fetch(admitted, reread, layout, at_once=at_once)
             order.put(admitted.site, fetch, admitted.receipt.num_subjects)
         self._observer.answer_arrived(manifest.kind, answer.site, None)
 
@@ -284,16 +303,19 @@ class StepRunner:
             answer.update,
             subjects_of=self.subjects_of,
             handed_over=answer.handed_over,
+            digest=None if answer.spooled is None else answer.spooled.sha256,
             decoder=self._decoders.of(manifest.reply_of(answer.site)),
         )
 
-    def _record(self, manifest: StepManifest, admitted: Admitted) -> Digest | None:
+    def _record(
+        self, manifest: StepManifest, admitted: Admitted, spooled: Spooled | None
+    ) -> Digest | None:
         """Make the answer durable; the name of the stored array, if it was stored."""
         stored = None
         if admitted.coded is not None:
             if not self._store_updates:
                 return None  # a record without its array would be of no use to a resumed run
-            stored = self._journal.store(as_bytes(admitted.coded))
+            stored = self._keep(as_bytes(admitted.coded), spooled)
         self._journal.append(
             "answer_admitted",
             step=manifest.step,
@@ -304,10 +326,24 @@ class StepRunner:
         )
         return stored
 
+    def _keep(self, coded: memoryview, spooled: Spooled | None) -> Digest:
+        """Make an array an object of the journal; the file that it came in becomes one by its name."""
+        if spooled is None:
+            return self._journal.store(coded)
+        self._journal.adopt(spooled.sha256, spooled.path)
+        return spooled.sha256
+
     def _fetch(
         self, admitted: Admitted, stored: Digest | None, layout: Layout, *, at_once: bool
     ) -> Fetch:
-        """How to read an update when its turn comes: at once from memory, later from the disk."""
+        """How to read an update when its turn comes: at once from memory, later from the disk.
+
+        Args:
+            admitted: the update.
+            stored: the object to read it back from; None to use the array that is there.
+            layout: of the values.
+            at_once: its turn is now.
+        """
         update, coded, decoder = admitted.update, admitted.coded, self._decoders.of(layout)
         assert update is not None
         assert coded is not None

@@ -1,0 +1,1 @@
+"""The baseline: a Flower app as its documentation writes them."""

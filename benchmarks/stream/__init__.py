@@ -1,0 +1,1 @@
+"""Rounds with nothing to train over the tensor stream: latency, throughput, memory."""

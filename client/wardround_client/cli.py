@@ -1,0 +1,79 @@
+"""``wardround site``: what a hospital runs."""
+
+from pathlib import Path
+
+import click
+
+_FILE = click.argument("site_file", type=click.Path(path_type=Path), metavar="SITE.toml")
+
+
+@click.group()
+def site() -> None:
+    """One hospital: the process with its data, and the process with the network."""
+
+
+@site.command()
+@_FILE
+@click.option("--socket", type=click.Path(path_type=Path), help="Instead of the file's.")
+@click.option("--allow-network", is_flag=True, help="Start although there is a network (trials).")
+def worker(site_file: Path, socket: Path | None, *, allow_network: bool) -> None:
+    """Run the process that reads the data. It has no network and answers on a Unix socket.
+
+    What goes wrong in detail is written to failures.txt in its state folder.
+    """
+    from wardround_client.worker.process import run_worker
+
+    run_worker(site_file, socket=socket, allow_network=allow_network)
+
+
+@site.command()
+@_FILE
+@click.option("--same-user", is_flag=True, help="Start although the data can be read (trials).")
+def node(site_file: Path, *, same_user: bool) -> None:
+    """Run the process that reaches the aggregator. It cannot read the data and asks the worker.
+
+    It goes on through any outage. SIGTERM ends it: what the worker computes then is answered by the
+    node's next life.
+    """
+    from wardround_client.node.process import run_node
+
+    run_node(site_file, same_user=same_user)
+
+
+@site.command()
+@_FILE
+@click.option(
+    "--kit",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What the coordinator sent back; absent: make the request.",
+)
+def enrol(site_file: Path, kit: Path | None) -> None:
+    """Join a consortium, as the node's user: first without --kit, then with it.
+
+    The first time makes this site's keys and a request for the coordinator, who answers by a kit.
+    Keys stay here and are never overwritten; run it again to have the certificate renewed.
+    """
+    from wardround_client.node.enrol import install_kit, make_request
+
+    if kit is not None:
+        installed = install_kit(site_file, kit)
+        click.echo(f"{installed.site} is enrolled in {installed.consortium!r}.")
+        click.echo(f"Next: wardround site node {site_file}")
+        return
+    request = make_request(site_file)
+    click.echo(f"Send {request.file} to the coordinator; it holds no secret.")
+    click.echo(f"Read this to the coordinator by telephone: {request.fingerprint}")
+    click.echo(f"Next, with what comes back: wardround site enrol {site_file} --kit FILE")
+
+
+@site.command()
+@_FILE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(site_file: Path, *, as_json: bool) -> int:
+    """Say how worker and node are. Exit status 1 if one of them is not well."""
+    from wardround_client.status import site_status
+
+    found = site_status(site_file)
+    click.echo(found.to_json() if as_json else found.to_text())
+    return int(not found.is_well)

@@ -1,0 +1,1 @@
+"""The site node: the process with the network and without the data."""

@@ -1,0 +1,1 @@
+"""What our gRPC services share: frames of a document and an array, with declared sizes."""

@@ -1,0 +1,1 @@
+"""The centre of a consortium: what it runs, who takes part, and its runs."""

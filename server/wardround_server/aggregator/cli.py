@@ -1,0 +1,159 @@
+"""``wardround aggregator``: what the centre of a consortium runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from wardround_server.aggregator.folder import AggregatorFolder
+
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+_RUN = click.argument("run")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_DOORS = click.Choice(["none", "nginx"])
+
+
+@click.group()
+def aggregator() -> None:
+    """The centre: lets sites in, runs federations over the network, writes their reports."""
+
+
+@aggregator.command()
+@_FOLDER
+@click.option("--host", required=True, help="Name or address under which sites reach it.")
+@click.option("--name", default="consortium", show_default=True, help="The consortium.")
+@click.option("--front-door", "door", type=_DOORS, default="none", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65_535), help="Of the front door [443].")
+@click.option("--superlink-port", type=click.IntRange(1, 65_535), help="On loopback [8000].")
+@click.option(
+    "--stream-port", type=click.IntRange(1, 65_535), help="Turns the tensor stream on, here."
+)
+def init(  # noqa: PLR0917  click passes by name
+    folder: Path,
+    host: str,
+    name: str,
+    door: str,
+    port: int | None,
+    superlink_port: int | None,
+    stream_port: int | None,
+) -> None:
+    """Make DIR: its file, the consortium's authority, certificates and secrets."""
+    from wardround_server.aggregator.folder import AggregatorFolder
+    from wardround_server.aggregator.setup import make_aggregator, spec_of
+
+    spec = spec_of(
+        name=name,
+        host=host,
+        superlink_port=superlink_port,
+        front_door={"kind": door} | ({} if port is None else {"port": port}),
+        stream=None if stream_port is None else {"port": stream_port},
+    )
+    made = AggregatorFolder(folder.resolve())
+    make_aggregator(made, spec)
+    click.echo(f"{made.file}: how it runs; `wardround explain aggregator` lists all keys")
+    click.echo(f"{made.path / 'pki' / 'ca.key'}: keep a copy of it, and keep it to yourself")
+    click.echo(f"next: wardround aggregator up {folder}")
+
+
+@aggregator.command()
+@_FOLDER
+@click.argument("request", type=click.Path(path_type=Path), metavar="NAME.request.json")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Where to write the kit."
+)
+@click.option("--address", help="HOST:PORT in the kit, instead of the file's.")
+def invite(folder: Path, request: Path, out: Path, address: str | None) -> None:
+    """Let a site in: certify its request and write the kit to send back.
+
+    Compare the fingerprint with the site, by telephone, before you send the kit.
+    """
+    from wardround_server.aggregator.setup import invite_site, write_kit
+
+    invitation = invite_site(_opened(folder), request, address)
+    write_kit(out, invitation.kit)
+    click.echo(f"site         {invitation.kit.site}{' (again)' if invitation.again else ''}")
+    click.echo(f"fingerprint  {invitation.fingerprint}")
+    click.echo(f"kit          {out}")
+
+
+@aggregator.command()
+@_FOLDER
+@click.option("--front-door", "door", type=_DOORS, help="Instead of the file's.")
+def up(folder: Path, door: Literal["none", "nginx"] | None) -> None:
+    """Keep the aggregator running until it is told to end (SIGTERM, Ctrl-C)."""
+    from wardround_server.aggregator.supervisor import run_aggregator
+
+    run_aggregator(_opened(folder), door)
+
+
+@aggregator.command()
+@_FOLDER
+@click.argument("federation", type=click.Path(path_type=Path), metavar="FED.toml")
+@click.option("--name", help="What the run is called [the federation's name].")
+@click.option("--detach", is_flag=True, help="Do not wait for its end.")
+@_JSON
+def run(folder: Path, federation: Path, name: str | None, *, detach: bool, as_json: bool) -> int:
+    """Run FED.toml with the sites of its roster."""
+    from wardround_common.spec.load import load_federation
+    from wardround_server.aggregator.records import new_run
+    from wardround_server.aggregator.waiting import require_up, watch_run
+
+    opened, spec = _opened(folder), load_federation(federation)
+    require_up(opened)
+    record = new_run(opened, federation, name or spec.federation.name)
+    if not as_json:
+        click.echo(f"run {record.run}")
+    elif detach:
+        click.echo(json.dumps({"run": record.run, "folder": str(record.path)}))
+    return 0 if detach else watch_run(opened, record, sys.stdout, as_json=as_json)
+
+
+@aggregator.command()
+@_FOLDER
+@_RUN
+@click.option("--detach", is_flag=True, help="Do not wait for its end.")
+@_JSON
+def resume(folder: Path, run: str, *, detach: bool, as_json: bool) -> int:
+    """Go on with a run that failed or was stopped; the result is as if it never had."""
+    from wardround_server.aggregator.records import find_run
+    from wardround_server.aggregator.waiting import require_up, watch_run
+
+    opened = _opened(folder)
+    record = find_run(opened, run)
+    require_up(opened)
+    record.reopen()
+    return 0 if detach else watch_run(opened, record, sys.stdout, as_json=as_json)
+
+
+@aggregator.command()
+@_FOLDER
+@_RUN
+def stop(folder: Path, run: str) -> None:
+    """End a run; its sites stop what they compute for it."""
+    from wardround_server.aggregator.records import find_run
+    from wardround_server.aggregator.waiting import stop_run
+
+    stop_run(find_run(_opened(folder), run))
+
+
+@aggregator.command()
+@_FOLDER
+@_JSON
+def status(folder: Path, *, as_json: bool) -> int:
+    """Say how everything is. Exit status 1 if something that should run does not."""
+    from wardround_server.aggregator.status import read_state
+
+    state = read_state(_opened(folder))
+    click.echo(state.to_json() if as_json else state.to_text())
+    return int(not state.is_well)
+
+
+def _opened(folder: Path) -> "AggregatorFolder":
+    from wardround_server.aggregator.folder import AggregatorFolder
+
+    opened = AggregatorFolder(folder.resolve())
+    opened.load()
+    return opened
