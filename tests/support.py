@@ -25,8 +25,9 @@ from wardround_common.wire.codecs.registry import codec_for
 from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
 from wardround_common.wire.step import MAX_MANIFEST_BYTES, Receipt, StepManifest, parse
 from wardround_server.rounds.carrier import Answer, Question
-from wardround_server.rounds.engine import RoundEngine, RunOutcome
+from wardround_server.rounds.engine import RoundEngine
 from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.outcome import RunOutcome
 
 RUN = "0123456789abcdef"
 

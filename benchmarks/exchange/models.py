@@ -13,7 +13,7 @@ from wardround_common.spec.federation import FederationSpec
 from wardround_common.spec.load import load_federation
 from wardround_common.wire.layout import Layout
 from wardround_server.progress import QuietObserver
-from wardround_server.rounds.steps import StepResult
+from wardround_server.rounds.results import StepResult
 from wardround_server.simulation.simulate import SimulationPlan, simulate_federation
 
 ROOT = Path(__file__).parents[2]

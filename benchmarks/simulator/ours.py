@@ -22,7 +22,7 @@ from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import Digest
 from wardround_common.wire.step import StepManifest
 from wardround_server.folder import MODEL
-from wardround_server.rounds.steps import StepResult
+from wardround_server.rounds.results import StepResult
 from wardround_server.simulation.simulate import SimulationPlan, simulate_federation
 
 

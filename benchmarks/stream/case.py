@@ -33,8 +33,9 @@ from wardround_server.aggregation.fedavg import FedAvg
 from wardround_server.progress import QuietObserver
 from wardround_server.rounds.carrier import Answer
 from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.results import Quorum
 from wardround_server.rounds.state import GlobalState, state_of
-from wardround_server.rounds.steps import Quorum, StepRunner
+from wardround_server.rounds.steps import StepRunner
 from wardround_server.stream.carrier import Patience, StreamCarrier
 from wardround_server.stream.server import StreamServer
 

@@ -1,10 +1,8 @@
-"""PyTorch's threads, determinism and memory, alike in every process that computes."""
+"""PyTorch's threads and determinism, alike in every process of a federation."""
 
 import os
 
 import torch
-
-from wardround_common.memory import keep_freed_memory
 
 
 def use_threads(threads: int | None) -> None:
@@ -16,4 +14,3 @@ def use_threads(threads: int | None) -> None:
     # The same switch as use_deterministic_algorithms(warn_only=True), which imports a compiler that
     # is not used here; that takes seconds.
     torch.set_deterministic_debug_mode("warn")
-    keep_freed_memory()

@@ -15,8 +15,8 @@ from wardround_common.types import Digest
 from wardround_common.wire.layout import unpack
 from wardround_server.report.html import render_html
 from wardround_server.report.model import Report, report_bytes
-from wardround_server.rounds.engine import RunOutcome
 from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.outcome import RunOutcome
 
 MODEL, EXACT_HEAD, REPORT_JSON, REPORT_HTML = (
     "model.safetensors",

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.wire.bodies import EvaluateBody, TrainBody
 from wardround_common.wire.step import StepManifest
-from wardround_server.rounds.steps import StepResult
+from wardround_server.rounds.results import StepResult
 
 _TITLES = {
     "describe": "asking the sites",

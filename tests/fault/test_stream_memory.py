@@ -114,7 +114,6 @@ with grpc.secure_channel(wanted["address"], credentials, options, method) as cha
         (256 * MIB, True, 0, {"UNIMPLEMENTED"}),
         (MIB, True, 0, {"UNIMPLEMENTED"}),
         (1, False, 17_000, {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL"}),
-        (1, False, 32 * MIB, {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL"}),
     ],
 )
 def test_a_message_too_large_or_compressed_or_a_header_too_long_is_never_held(
@@ -142,7 +141,7 @@ def test_a_message_too_large_or_compressed_or_a_header_too_long_is_never_held(
         check=True,
     )
     assert done.stdout.strip() in codes
-    assert still_served(hosted) - before < 16 * MIB
+    assert still_served(hosted) - before < 8 * MIB
 
 
 def _frame(kind: int, flags: int, body: bytes, stream: int = 1) -> bytes:
@@ -152,7 +151,7 @@ def _frame(kind: int, flags: int, body: bytes, stream: int = 1) -> bytes:
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, b"", 0)
 NUM_LINES = 3
 HEADER_BYTES = 48 * MIB
-"""gRPC reads up to 34 MB ahead of a flood of headers, whatever its size; they unfold to gigabytes."""
+"""More than these floods were seen to take; held whole, each would unfold to gigabytes."""
 ENTRY = b"\x40\x01x\x7f\x81\x1e" + b"x" * 4000
 """A header of 4,000 bytes, put into HPACK's table; from then on one byte stands for it."""
 
@@ -198,7 +197,7 @@ def test_stalled_connections_take_little_and_honest_sites_are_served(
             each.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")  # a hello that ends here
     assert still_served(hosted) - before < NUM_STALLED * 64 * 1024
     beside = statistics.median(hosted.ask()["seconds"] for _ in range(40))
-    assert beside < 1.5 * usual, "1.1 on a quiet machine: see benchmarks/stream"
+    assert beside < 1.5 * usual, "how much more it is without other work: benchmarks/stream"
     for each in (stalled[0], stalled[1], stalled[-1]):
         each.settimeout(3 * HANDSHAKE_S)
         assert each.recv(1) == b"", "cut off when the handshake takes too long"

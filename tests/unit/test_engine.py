@@ -24,8 +24,8 @@ from tests.support import (
 )
 from wardround_common.errors import RoundError
 from wardround_common.types import sha256_hex
-from wardround_server.rounds.engine import RunOutcome
 from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.outcome import RunOutcome
 
 
 @pytest.fixture(autouse=True)

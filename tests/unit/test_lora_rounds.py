@@ -25,8 +25,9 @@ from wardround_common.wire.step import Receipt, layout_to_wire
 from wardround_server.admission import admit
 from wardround_server.folder import RunFolder
 from wardround_server.rounds.carrier import Answer, FlowerCarrier, Question
-from wardround_server.rounds.engine import RoundEngine, RunOutcome
+from wardround_server.rounds.engine import RoundEngine
 from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.outcome import RunOutcome
 from wardround_server.simulation.local_grid import LocalGrid
 
 SITES = ("a", "b", "c")

@@ -25,6 +25,7 @@ from wardround_client.worker.seccomp import give_up_sockets
 from wardround_common.durable import make_folder
 from wardround_common.errors import ConfigError
 from wardround_common.log import log_event, set_log_stream
+from wardround_common.memory import keep_freed_memory
 from wardround_common.spec.load import load_site
 from wardround_common.spec.site import SiteSpec, resolve
 from wardround_common.threads import use_threads
@@ -52,6 +53,7 @@ def run_worker(file: Path, *, socket: Path | None, allow_network: bool) -> None:
     require_no_network(allowed=allow_network or site.worker.network == "allow")
     give_up_sockets(loopback=site.compute.devices > 1)
     use_threads(site.compute.threads)
+    keep_freed_memory()
     state = resolve(base, site.worker.state)
     with _alone(state):
         desk = SiteDesk(site, base)

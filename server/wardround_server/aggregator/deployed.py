@@ -72,15 +72,15 @@ def _drive(grid: Grid, folder: AggregatorFolder, record: RunRecord) -> str:
     """The rounds, the model and the report; returns the model's digest."""
     from wardround_common.shared_model import shared_model
     from wardround_common.spec.load import load_federation
+    from wardround_common.threads import use_threads
     from wardround_server.aggregator.carriers import Deployment, open_carrier
     from wardround_server.aggregator.watching import ProgressObserver
     from wardround_server.folder import RunFolder
     from wardround_server.report.build import build_report
     from wardround_server.rounds.engine import RoundEngine
-    from wardround_server.simulation.threads import fix_threads
 
     spec, aggregator = load_federation(record.federation), folder.load()
-    fix_threads(spec)
+    use_threads(None if spec.simulation is None else spec.simulation.threads)
     model = shared_model(spec)
     out = RunFolder(record.path)
     journal = out.open_journal(resume=True)

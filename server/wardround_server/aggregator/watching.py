@@ -9,13 +9,13 @@ from wardround_common.log import log_event
 from wardround_common.types import SiteId
 from wardround_common.wire.step import StepManifest
 from wardround_server.aggregator.records import Progress, RunRecord
-from wardround_server.rounds.steps import StepResult
+from wardround_server.rounds.results import StepResult
 
 Ways = Callable[[], Mapping[SiteId, str]]
 
 
 class ProgressObserver:
-    """An observer that keeps ``progress.json``; see :class:`~wardround_server.rounds.steps.Observer`.
+    """An observer that keeps ``progress.json``; see :class:`~wardround_server.rounds.results.Observer`.
 
     Args:
         record: the run.

@@ -21,8 +21,8 @@ from wardround_server.report.model import (
     SiteReport,
     Traffic,
 )
-from wardround_server.rounds.engine import RoundRecord, RunOutcome
-from wardround_server.rounds.steps import StepResult
+from wardround_server.rounds.outcome import RoundRecord, RunOutcome
+from wardround_server.rounds.results import StepResult
 
 PACKAGES = ("wardround", "flwr", "torch", "torchvision", "transformers", "timm", "peft", "numpy")
 _PHASES = {

@@ -6,12 +6,9 @@ its own held-out subjects. Every step is journalled; given the same federation f
 answers, the final model has the same bytes whatever the order of arrival and the crashes between.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 
-from wardround_common import __version__
 from wardround_common.errors import RoundError
 from wardround_common.exact_head import RidgeHead, solve_head, sums_layout
 from wardround_common.moments import FloatArray, moments_layout, moments_of
@@ -19,8 +16,8 @@ from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
 from wardround_common.spec.exchange import UpdateCoding
 from wardround_common.spec.federation import FederationSpec, Lora
-from wardround_common.types import Digest, SiteId, TensorSpec
-from wardround_common.wire.bodies import DescribeBody, EvaluateBody, TrainBody
+from wardround_common.types import Digest, SiteId
+from wardround_common.wire.bodies import DescribeBody
 from wardround_common.wire.layout import Layout, as_bytes, pack, unpack
 from wardround_common.wire.step import (
     StepKind,
@@ -28,20 +25,22 @@ from wardround_common.wire.step import (
     TableMoments,
     layout_to_wire,
 )
-from wardround_server.admission import OTHER_VERSION
 from wardround_server.aggregation.exact_sum import ExactSum
 from wardround_server.aggregation.registry import aggregation_for
 from wardround_server.rounds.carrier import Carrier
 from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.outcome import (
+    RoundRecord,
+    RunOutcome,
+    beside_exact_head,
+    mean_loss,
+    mean_metric,
+    version_words,
+)
+from wardround_server.rounds.results import Observer, Quorum, StepResult
 from wardround_server.rounds.roster_order import Fold
 from wardround_server.rounds.state import GlobalState, Values, state_of
-from wardround_server.rounds.steps import (
-    Observer,
-    Quorum,
-    StepResult,
-    StepRunner,
-    load_packed,
-)
+from wardround_server.rounds.steps import StepRunner, load_packed
 
 SUM_BOUND = 1e30
 """Largest magnitude of a summed statistic: squares of columns in any unit, over all rows."""
@@ -49,43 +48,6 @@ SUM_FOLDS = 4
 """With the bound above, exact to 2^-76 for 50 sites: features in any unit keep 10 digits."""
 _EMPTY = Layout(())
 _NO_STATE = state_of(_EMPTY, np.zeros(0, dtype=np.float32))
-
-
-@dataclass(slots=True)
-class RoundRecord:
-    """One training round for the report: the round, its training step and its validation."""
-
-    round: int
-    train: StepResult
-    loss: float | None
-    metric: float | None
-
-
-@dataclass(slots=True)
-class RunOutcome:
-    """What a finished run leaves.
-
-    Attributes:
-        state: the final trainable set.
-        model_round: the round it is from; 0 for the exact head alone.
-        described: the first step.
-        moments: federated moments of the numeric columns, if any.
-        exact_head: the one-round exact head, if enabled.
-        rounds: the training rounds.
-        compared: the last step.
-        steps: all steps in order.
-        journal_head: digest of the run's whole history.
-    """
-
-    state: GlobalState
-    described: StepResult
-    model_round: int = 0
-    moments: TableMoments | None = None
-    exact_head: RidgeHead | None = None
-    rounds: list[RoundRecord] = field(default_factory=list)
-    compared: StepResult | None = None
-    steps: list[StepResult] = field(default_factory=list)
-    journal_head: Digest | None = None
 
 
 class RoundEngine:
@@ -234,7 +196,7 @@ class RoundEngine:
                 self._require(result)  # left open: a resumed run asks the missing sites again
             if result.abandoned:
                 self._runner.finish(result)
-            loss = None if result.abandoned else _mean_loss(result)
+            loss = None if result.abandoned else mean_loss(result)
             metric = None if result.abandoned else self._evaluate(outcome, round_)
             outcome.rounds.append(RoundRecord(round_, result, loss, metric))
             better = metric is not None and (best is None or metric > best[0])
@@ -299,7 +261,7 @@ class RoundEngine:
         )
         self._runner.finish(result)
         outcome.steps.append(result)
-        return _mean_metric(result)
+        return mean_metric(result)
 
     def _compare(self, outcome: RunOutcome) -> None:
         state = state_of(*beside_exact_head(outcome))
@@ -361,7 +323,7 @@ class RoundEngine:
             f"step {result.manifest.kind}: {len(result.contributions)} of "
             f"{len(result.manifest.sites)} sites with {result.num_subjects} subjects contributed, "
             f"{self._quorum.sites} sites with {self._quorum.subjects} subjects are needed; "
-            f"without: {', '.join(reasons) or 'nobody'}{_version_words(result)}",
+            f"without: {', '.join(reasons) or 'nobody'}{version_words(result)}",
             code="quorum_not_met",
         )
 
@@ -375,53 +337,6 @@ class RoundEngine:
         self._journal.settle()
 
 
-def _version_words(result: StepResult) -> str:
-    """What to do about sites that run another version."""
-    others = sorted(site for site, code in result.refused if code == OTHER_VERSION)
-    if not others:
-        return ""
-    return (
-        f"; all must run one version, the aggregator's is {__version__}: bring {', '.join(others)} "
-        f"to it (pip install wardround=={__version__}), or the aggregator to theirs"
-    )
-
-
 def _floats(data: bytes) -> Values:
     values: Values = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
     return values
-
-
-def beside_exact_head(outcome: RunOutcome) -> tuple[Layout, Values]:
-    """The final state and, after it, the exact head's tensors if there is one: what is compared."""
-    state, head = outcome.state, outcome.exact_head
-    if head is None:
-        return state.layout, state.values
-    extra = (
-        TensorSpec("exact_head.weight", "float32", head.weight.shape),
-        TensorSpec("exact_head.bias", "float32", head.bias.shape),
-    )
-    parts: list[FloatArray | Values] = [state.values, head.weight.ravel(), head.bias]
-    values: Values = np.concatenate(parts, dtype=np.float32)
-    return Layout((*state.layout.tensors, *extra)), values
-
-
-def _mean_loss(result: StepResult) -> float:
-    """Mean training loss weighted by examples, in roster order."""
-    parts = [
-        result.contributions[SiteId(s)] for s in result.manifest.sites if s in result.contributions
-    ]
-    losses = [part.body.loss for part in parts if isinstance(part.body, TrainBody)]
-    return float(np.average(losses, weights=[part.num_examples for part in parts]))
-
-
-def _mean_metric(result: StepResult) -> float | None:
-    """Federated validation: the sites' metrics weighted by validation subjects."""
-    pairs = []
-    for site in result.manifest.sites:
-        body = result.contributions[SiteId(site)].body if site in result.contributions else None
-        if isinstance(body, EvaluateBody) and body.metric is not None:
-            pairs.append((body.metric, body.num_validation_subjects))
-    if not pairs:
-        return None
-    values, weights = zip(*pairs, strict=True)
-    return float(np.average(values, weights=weights))

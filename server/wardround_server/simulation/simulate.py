@@ -23,8 +23,9 @@ from wardround_server.folder import RunFolder
 from wardround_server.report.build import build_report
 from wardround_server.report.model import Report
 from wardround_server.rounds.carrier import FlowerCarrier
-from wardround_server.rounds.engine import RoundEngine, RunOutcome, beside_exact_head
-from wardround_server.rounds.steps import Observer
+from wardround_server.rounds.engine import RoundEngine
+from wardround_server.rounds.outcome import RunOutcome, beside_exact_head
+from wardround_server.rounds.results import Observer
 from wardround_server.simulation.failures import Failures
 from wardround_server.simulation.local_grid import LocalGrid
 from wardround_server.simulation.ray_engine import run_on_ray

@@ -1,5 +1,6 @@
-"""PyTorch's threads, the same in every process of a simulation."""
+"""PyTorch's threads and its memory, the same in every process of a simulation."""
 
+from wardround_common.memory import keep_freed_memory
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.threads import use_threads
 
@@ -12,3 +13,4 @@ def fix_threads(spec: FederationSpec, instead: int | None = None) -> None:
         instead: this many; a process that will fork takes one: OpenMP's do not survive a fork.
     """
     use_threads(instead or (spec.simulation.threads if spec.simulation is not None else None))
+    keep_freed_memory()

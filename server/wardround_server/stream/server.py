@@ -20,13 +20,13 @@ import grpc
 
 from wardround_common.errors import RoundError, WireError
 from wardround_common.log import log_event
+from wardround_common.memory import share_arenas
 from wardround_common.stream.limits import RUN_KEY, SERVER_OPTIONS, SERVICE, TOKEN_KEY, Identity
 from wardround_common.stream.outbox import Outbox, Sendable
 from wardround_common.stream.parts import Piece, from_wire, to_wire
 from wardround_common.stream.stream_pb2 import Part
 from wardround_common.types import SiteId
 from wardround_common.wire.session import SessionInvite
-from wardround_server.stream.memory import share_arenas
 from wardround_server.stream.session import Event, SiteSession
 
 _FAREWELL_S = 5.0
