@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import machine, papers
@@ -32,7 +33,7 @@ def one(key: Key, *, quick: bool) -> list[float]:
     workload: Workload = _WORKLOADS[size]
     rounds = 3 if quick else workload.rounds
     if way in ("messages", "stream"):
-        wanted = Workload(workload.name, workload.width, workload.layers, rounds)
+        wanted = replace(workload, rounds=rounds)
         return ours.measure(wanted, stream=way == "stream").overhead_s
     return plain.measure(
         workload.num_tensors,
