@@ -1,7 +1,14 @@
-"""What a process does with memory that it has freed: settings of glibc's ``mallopt(3)``."""
+"""What a process does with memory that it has freed.
+
+glibc's settings (``mallopt(3)``) keep blocks of up to 32 MiB; :func:`recycled` keeps one larger.
+"""
 
 import ctypes
+import weakref
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -36,6 +43,36 @@ def share_arenas() -> bool:
         Whether the C library has such a setting.
     """
     return _set(_M_ARENA_MAX, 1)
+
+
+_free: list[npt.NDArray[np.float32]] = []
+
+
+def recycled(size: int) -> npt.NDArray[np.float32]:
+    """An array of undefined values, in memory that an earlier one had if nobody holds that any more.
+
+    glibc gives blocks above 32 MiB back to the kernel whenever they are freed, and the next one's
+    pages are zeroed and mapped anew: for the sums of a 45 MB model, an eighth of what a round of ten
+    sites costs beside training. One block is kept.
+
+    Args:
+        size: number of values.
+
+    Returns:
+        float32 [size].
+    """
+    block = next((each for each in _free if each.size == size), None)
+    _free.clear()
+    if block is None:
+        block = np.empty(size, dtype=np.float32)
+    # Behind a memoryview, so that whatever views the array holds the array and not the block.
+    array = np.frombuffer(block.data, dtype=np.float32)
+    weakref.finalize(array, _keep, block).atexit = False
+    return array
+
+
+def _keep(block: npt.NDArray[np.float32]) -> None:
+    _free[:] = [block]
 
 
 def _set(parameter: int, value: int) -> bool:

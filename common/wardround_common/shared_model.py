@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wardround_common.backbones.registry import load_backbone
 from wardround_common.backbones.split import SplitBackbone, modules_before, probe_of, split_at
+from wardround_common.change import Change
 from wardround_common.model import FineTunedModel, build_model
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.tasks.base import Task
@@ -23,7 +24,7 @@ from wardround_common.tuning.registry import tuning_for
 from wardround_common.types import Digest
 from wardround_common.wire.codecs.base import Codec
 from wardround_common.wire.codecs.registry import codec_for
-from wardround_common.wire.layout import Layout, Packed, empty, layout_of, unpack
+from wardround_common.wire.layout import Layout, Packed, layout_of
 
 _BACKBONE, _HEAD = "backbone.", "head."
 
@@ -61,7 +62,8 @@ class SharedModel:
         self._first: tuple[int, str | None] = (-1, None)
         self._layout: tuple[int, Layout] = (-1, Layout(()))
         self._codec: tuple[Layout, Codec | None] | None = None
-        self._change: tuple[Layout, Packed, tuple[torch.Tensor, ...]] | None = None
+        self._change: Change | None = None
+        self._standing: Digest | None = None
         self._trainable: tuple[tuple[str, ...], list[nn.Parameter]] = ((), [])
         self._frozen: tuple[str, list[nn.Module]] = ("", [])
         self._trained: tuple[int, frozenset[str]] = (0, frozenset())
@@ -181,6 +183,7 @@ class SharedModel:
         self.model.to(device)
         self.__dict__.pop("_tensors")
         self._layout = (-1, Layout(()))
+        self._change = self._standing = None
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Write tensors into the model, in place.
@@ -188,6 +191,7 @@ class SharedModel:
         Args:
             state: name -> values of the tensor's shape; names that are not given keep theirs.
         """
+        self._standing = None
         with torch.no_grad():
             for name, tensor in self.tensors(state).items():
                 tensor.copy_(state[name])
@@ -196,27 +200,40 @@ class SharedModel:
         """Back to the state before the first round, except for the tensors named."""
         self.load({name: value for name, value in self.initial.items() if name not in but})
 
-    def change_since(self, layout: Layout, state: Mapping[str, torch.Tensor]) -> Packed:
-        """How the model's tensors differ from a state, packed: one pass over both.
+    def start_from(self, state: Mapping[str, torch.Tensor], name: Digest | None) -> None:
+        """Put the model into a state; tensors that are not in it are at their start.
 
         Args:
-            layout: the tensors to compare, in order.
             state: name -> value.
+            name: names the state among all that this model is put into; None for one without a
+                name. A model that :meth:`return_to` left in it is not written to again.
+        """
+        if name is None or self._standing != name:
+            self.reset(but=state)
+            self.load(state)
+        self._standing = None  # whoever starts from a state is about to leave it
+
+    def return_to(
+        self, layout: Layout, state: Mapping[str, torch.Tensor], name: Digest | None
+    ) -> Packed:
+        """How the model's tensors differ from a state, packed; and the model back in that state.
+
+        One pass for both, block by block: what was read to be subtracted is still in the cache
+        when it is written back, and the next site of a simulation starts from the same state.
+
+        Args:
+            layout: the tensors that were trained, in order.
+            state: name -> value; those that the model started from.
+            name: as given to :meth:`start_from`; None if nobody starts from it again.
 
         Returns:
             float32 [n], in one buffer that the next call uses again.
         """
-        if self._change is None or self._change[0] != layout:
-            buffer = empty(layout)
-            self._change = (layout, buffer, tuple(unpack(layout, buffer).values()))
-        _, buffer, targets = self._change
-        for spec, target in zip(layout.tensors, targets, strict=True):
-            now, before = self._tensors[spec.name], state[spec.name]
-            if now.device == target.device:
-                torch.sub(now, before, out=target)
-            else:
-                target.copy_(now).sub_(before)
-        return buffer
+        if self._change is None or self._change.layout != layout:
+            self._change = Change(layout, self.tensors(spec.name for spec in layout.tensors))
+        changed = self._change.take(state)
+        self._standing = name
+        return changed
 
     def train_mode(self, round_: int) -> list[nn.Parameter]:
         """Make the round's parameters trainable, the rest frozen; returns the trainable ones.
@@ -225,6 +242,7 @@ class SharedModel:
         training mode would move with raw batches and leak them. What comes before the first
         trained block stays in evaluation mode too, whether or not its output is cached.
         """
+        self._standing = None
         names = self.names(round_)
         first = self.first_trained(round_)
         if self.head_only(round_):

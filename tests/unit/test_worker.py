@@ -19,7 +19,7 @@ from wardround_common.shared_model import SharedModel, shared_model
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.flower import HandedOver, failure_of, json_of, packed_of, to_content
-from wardround_common.wire.layout import as_bytes, empty, layout_of, unpack
+from wardround_common.wire.layout import Layout, as_bytes, empty, layout_of, unpack
 from wardround_common.wire.step import (
     MAX_RECEIPT_BYTES,
     Receipt,
@@ -136,18 +136,69 @@ def test_sites_and_rounds_train_differently(world: World) -> None:
     assert len(set(updates.values())) == 4
 
 
-def test_an_update_is_the_trained_minus_the_received_state(world: World) -> None:
+def test_an_update_is_the_trained_minus_the_received_state(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = world.manifest("train")
     state = world.state(manifest)
     assert state is not None
     before = state.copy()
+    trained: dict[str, torch.Tensor] = {}
+    return_to = SharedModel.return_to
+
+    def watched(shared: SharedModel, layout: Layout, *args: Any) -> Any:
+        names = [spec.name for spec in layout.tensors]
+        trained.update({name: t.clone() for name, t in shared.tensors(names).items()})
+        return return_to(shared, layout, *args)
+
+    monkeypatch.setattr(SharedModel, "return_to", watched)
     receipt, update = world.workers[SiteId("a")].execute(manifest, state)
     np.testing.assert_array_equal(state, before), "what was received is not written to"
-    names = world.shared.names(1)
-    trained = unpack(layout_of(world.shared.tensors(names)), before + update)
-    for name, tensor in world.shared.tensors(names).items():
-        torch.testing.assert_close(tensor, trained[name], rtol=0, atol=1e-6)
+    layout = layout_of(world.shared.tensors(world.shared.names(1)))
+    sums = unpack(layout, before + update)
+    received = unpack(layout, before)
+    for name, tensor in world.shared.tensors(world.shared.names(1)).items():
+        torch.testing.assert_close(trained[name], sums[name], rtol=0, atol=1e-6)
+        assert torch.equal(tensor, received[name]), "the model is back where it was"
     assert receipt.body["num_steps"] == -(-receipt.num_examples // 8)
+
+
+@pytest.mark.parametrize("puts_back", [True, False], ids=["put_back", "left_trained"])
+def test_a_site_starts_from_what_it_received_whoever_trained_before(
+    world: World, monkeypatch: pytest.MonkeyPatch, puts_back: bool
+) -> None:
+    manifest = world.manifest("train")
+    alone = world.execute("b", manifest)[1]
+    world.execute("b", world.manifest("train", round_=2))
+    if not puts_back:
+        return_to = SharedModel.return_to
+
+        def leave(shared: SharedModel, *args: Any) -> Any:
+            trained = {name: t.clone() for name, t in shared.tensors(shared.initial).items()}
+            change = return_to(shared, *args)
+            standing = shared._standing
+            shared.load(trained)
+            shared._standing = standing
+            return change
+
+        monkeypatch.setattr(SharedModel, "return_to", leave)
+    world.execute("a", manifest)
+    assert (world.execute("b", manifest)[1].tobytes() == alone.tobytes()) == puts_back
+
+
+def test_a_state_is_written_once_for_the_sites_that_train_on_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, loads = world.manifest("train"), []
+    load = SharedModel.load
+    monkeypatch.setattr(
+        SharedModel, "load", lambda shared, state: (loads.append(len(state)), load(shared, state))
+    )
+    for site in "abc":
+        world.execute(site, manifest)
+    once = len(loads)
+    world.execute("a", world.manifest("train", round_=2))
+    assert 0 < once < len(loads)
 
 
 def test_sums_are_such_as_data_have(world: World) -> None:

@@ -33,7 +33,7 @@ from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import Lora, TuningMethod
 from wardround_common.spec.lending import Lending
 from wardround_common.tuning.lora_factors import at_rank, zero_beyond_rank
-from wardround_common.types import SiteId, sha256_hex
+from wardround_common.types import Digest, SiteId, sha256_hex
 from wardround_common.wire.bodies import (
     CompareBody,
     DescribeBody,
@@ -251,7 +251,7 @@ class SiteWorker:
         assert state is not None
         with self._timed("features"):
             data = self.datasets.training_set("train", self._table_moments(manifest), round_)
-        received = unpack(manifest.state_layout, state)
+        received, name = unpack(manifest.state_layout, state), self._name_of(manifest)
         if self._rank is not None:
             received = zero_beyond_rank(received, self._rank)
         course = Course(
@@ -264,9 +264,9 @@ class SiteWorker:
         )
         with self._timed("train"):
             how = self.datasets.execution(data, round_)
-            self._start_from(received)
+            self._shared.start_from(received, name)
             trained = train(self._shared, data, course, self._device, how=how)
-            update = self._shared.change_since(layout, received)
+            update = self._shared.return_to(layout, received, name)
             if self._rank is not None:
                 cut = at_rank(unpack(layout, update), self._rank)
                 layout = manifest.reply_of(self.name)
@@ -301,7 +301,7 @@ class SiteWorker:
             "validation", self._table_moments(manifest), manifest.round
         )
         with self._timed("evaluate"):
-            self._start_from(unpack(manifest.state_layout, state))
+            self._shared.start_from(unpack(manifest.state_layout, state), self._name_of(manifest))
             predictions, loss = predict(self._shared, data, self._device)
         metric = predictions.metric(self._shared.federation.metric)
         return EvaluateBody(loss=loss, metric=metric, num_validation_subjects=num_subjects), None
@@ -319,10 +319,9 @@ class SiteWorker:
             )
         return CompareBody(comparison=result), None
 
-    def _start_from(self, state: dict[str, torch.Tensor]) -> None:
-        """Put the model into the received state; tensors not yet trained are at their start."""
-        self._shared.reset(but=state)
-        self._shared.load(state)
+    def _name_of(self, manifest: StepManifest) -> Digest | None:
+        """A name for the state that came with a manifest; None where this site changes it first."""
+        return manifest.digest() if self._rank is None else None
 
     def _table_moments(self, manifest: StepManifest) -> TableMoments | None:
         data = self._shared.federation.data

@@ -193,6 +193,7 @@ class FlowerCarrier:
                 yield answer
             if waiting and not arrived:
                 time.sleep(_POLL_S)
+        self._asking = None  # it holds the state
 
     def send(
         self, question: Question, sites: Sequence[SiteId], deadline_s: float
