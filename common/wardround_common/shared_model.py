@@ -60,6 +60,7 @@ class SharedModel:
         self._splits: dict[str, SplitBackbone | None] = {}
         self._names: tuple[int, tuple[str, ...]] = (-1, ())
         self._first: tuple[int, str | None] = (-1, None)
+        self._layouts: dict[tuple[str, ...], Layout] = {}
         self._layout: tuple[int, Layout] = (-1, Layout(()))
         self._codec: tuple[Layout, Codec | None] | None = None
         self._change: Change | None = None
@@ -99,8 +100,14 @@ class SharedModel:
         """The layout of what sites send in a round: what the round trains."""
         last = self._layout
         if last[0] != round_:
-            last = self._layout = (round_, layout_of(self.tensors(self.names(round_))))
+            last = self._layout = (round_, self._layout_of(self.names(round_)))
         return last[1]
+
+    def _layout_of(self, names: tuple[str, ...]) -> Layout:
+        """One layout for the same names: comparing it with itself costs nothing."""
+        if names not in self._layouts:
+            self._layouts[names] = layout_of(self.tensors(names))
+        return self._layouts[names]
 
     def codec(self, layout: Layout) -> Codec | None:
         """How updates of a layout are coded; None for plain float32."""
@@ -120,7 +127,7 @@ class SharedModel:
             for earlier in range(done + 1, round_ + 1):
                 chosen |= self._tuning.trainable(self.model.backbone, self._blocks, earlier)
             self._trained = (round_, chosen)
-            last = self._state_layout = (round_, layout_of(self.tensors(self._exchanged(chosen))))
+            last = self._state_layout = (round_, self._layout_of(self._exchanged(chosen)))
         return last[1]
 
     def untrained_adapters(self) -> dict[str, torch.Tensor]:
@@ -182,7 +189,6 @@ class SharedModel:
             return
         self.model.to(device)
         self.__dict__.pop("_tensors")
-        self._layout = (-1, Layout(()))
         self._change = self._standing = None
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:

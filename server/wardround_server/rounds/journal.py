@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Journal:
             shutil.rmtree(self.spool)
         self._head = _START
         self._records: list[Record] = []
+        self._of_step: defaultdict[int, list[Record]] = defaultdict(list)
         self._read()
         # A crash may have come between a rename and the fsync of its folder.
         fsync_folder(self._objects)
@@ -87,8 +89,13 @@ class Journal:
         return self._head
 
     def find(self, kind: str, **fields: object) -> Iterator[Record]:
-        """Records of one kind whose fields have these values, oldest first."""
-        for record in self._records:
+        """Records of one kind whose fields have these values, oldest first.
+
+        Those of one ``step`` are found at once, however long the journal is.
+        """
+        step = fields.get("step")
+        records = self._of_step[step] if isinstance(step, int) else self._records
+        for record in tuple(records):
             if record["kind"] == kind and all(record.get(k) == v for k, v in fields.items()):
                 yield record
 
@@ -100,7 +107,7 @@ class Journal:
             fields: JSON values.
         """
         record: Record = json.loads(canonical_bytes({"kind": kind, **fields}))
-        self._records.append(record)
+        self._remember(record)
         if self._settle_every_s:
             self._waiting.append(record)
         else:
@@ -215,7 +222,14 @@ class Journal:
                 )
             self._head = sha256_hex(line)
             together = record.get("records")
-            self._records.extend(together if isinstance(together, list) else [record])
+            for each in together if isinstance(together, list) else [record]:
+                self._remember(each)
+
+    def _remember(self, record: Record) -> None:
+        self._records.append(record)
+        step = record.get("step")
+        if isinstance(step, int):
+            self._of_step[step].append(record)
 
     def _cut(self, size: int) -> None:
         with self._log.open("r+b") as file:
