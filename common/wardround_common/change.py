@@ -11,32 +11,35 @@ _BLOCK = 1 << 16
 
 
 class Change:
-    """A packed buffer beside some tensors of a model.
+    """Takes differences of some tensors of a model, again and again.
 
     Args:
         layout: the tensors, in order.
-        tensors: name -> the model's own tensor; contiguous where it is on a processor.
+        tensors: name -> the model's own tensor, for the layout's names in their order;
+            contiguous where it is on a processor.
     """
 
     def __init__(self, layout: Layout, tensors: Mapping[str, torch.Tensor]) -> None:
         self.layout = layout
-        self._packed = empty(layout)
-        self._parts = [
-            (name, tensors[name], _blocks(tensors[name]), _blocks(place, like=tensors[name]))
-            for name, place in unpack(layout, self._packed).items()
-        ]
+        self._tensors = [(name, tensor, _blocks(tensor)) for name, tensor in tensors.items()]
+        self._own: Packed | None = None
+        self._places: tuple[Packed | None, list[tuple[torch.Tensor, ...]]] = (None, [])
 
     @torch.no_grad()
-    def take(self, state: Mapping[str, torch.Tensor]) -> Packed:
-        """Fill the buffer with the differences, and put the tensors back.
+    def take(self, state: Mapping[str, torch.Tensor], into: Packed | None = None) -> Packed:
+        """The differences; and the tensors back in the state.
 
         Args:
             state: name -> value, in the processor's memory.
+            into: float32 [n], receives them; None for one buffer that every call uses.
 
         Returns:
-            float32 [n], valid until the next call.
+            float32 [n].
         """
-        for name, tensor, now, change in self._parts:
+        if into is None:
+            self._own = into = empty(self.layout) if self._own is None else self._own
+        of = zip(self._tensors, self._cut(into), strict=True)
+        for (name, tensor, now), change in of:
             blocks = zip(now, _blocks(state[name], like=tensor), change, strict=True)
             for own, before, target in blocks:
                 if own.device == target.device:
@@ -44,7 +47,15 @@ class Change:
                 else:
                     target.copy_(own).sub_(before)
                 own.copy_(before)
-        return self._packed
+        return into
+
+    def _cut(self, packed: Packed) -> list[tuple[torch.Tensor, ...]]:
+        """A buffer in the blocks of each tensor; those of the last buffer are kept."""
+        if self._places[0] is not packed:
+            parts = unpack(self.layout, packed)
+            cut = [_blocks(parts[name], like=tensor) for name, tensor, _ in self._tensors]
+            self._places = (packed, cut)
+        return self._places[1]
 
 
 def _blocks(tensor: torch.Tensor, like: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:

@@ -5,7 +5,7 @@ know every exchanged name, shape and dtype before the first message. A simulatio
 for all sites: they take turns in it, loading the trainable set in place.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cached_property
 
 import torch
@@ -64,6 +64,7 @@ class SharedModel:
         self._layout: tuple[int, Layout] = (-1, Layout(()))
         self._codec: tuple[Layout, Codec | None] | None = None
         self._change: Change | None = None
+        self._place: Callable[[Layout], Packed] | None = None
         self._standing: Digest | None = None
         self._trainable: tuple[tuple[str, ...], list[nn.Parameter]] = ((), [])
         self._frozen: tuple[str, list[nn.Module]] = ("", [])
@@ -206,6 +207,10 @@ class SharedModel:
         """Back to the state before the first round, except for the tensors named."""
         self.load({name: value for name, value in self.initial.items() if name not in but})
 
+    def place_updates(self, place: Callable[[Layout], Packed]) -> None:
+        """Have :meth:`return_to` write to arrays that ``place`` gives for a layout, one a call."""
+        self._place = place
+
     def start_from(self, state: Mapping[str, torch.Tensor], name: Digest | None) -> None:
         """Put the model into a state; tensors that are not in it are at their start.
 
@@ -233,11 +238,12 @@ class SharedModel:
             name: as given to :meth:`start_from`; None if nobody starts from it again.
 
         Returns:
-            float32 [n], in one buffer that the next call uses again.
+            float32 [n], in one buffer that the next call uses again, or where
+            :meth:`place_updates` said.
         """
         if self._change is None or self._change.layout != layout:
             self._change = Change(layout, self.tensors(spec.name for spec in layout.tensors))
-        changed = self._change.take(state)
+        changed = self._change.take(state, self._place(layout) if self._place else None)
         self._standing = name
         return changed
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Context, Message
 
 from wardround_common.errors import DataError, RoundError
 from wardround_common.wire.flower import array_of, json_of, make_reply, to_content
+from wardround_common.wire.layout import layout_of
 from wardround_server.simulation import worker_grid
 from wardround_server.simulation.failures import Failures
 from wardround_server.simulation.shared_memory import BlockPool
@@ -33,7 +35,7 @@ def _answer(message: Message, context: Context) -> Message:
 @contextmanager
 def _grid(app: Any = _answer, num_workers: int = 2, **settings: Any) -> Iterator[WorkerGrid]:
     failures = settings.pop("failures", Failures(lambda site, error: None))
-    settings.setdefault("begin", lambda: None)
+    settings.setdefault("begin", lambda place: None)
     grid = WorkerGrid(app, SITES, num_workers=num_workers, failures=failures, **settings)
     try:
         yield grid
@@ -121,10 +123,36 @@ def test_a_reply_stays_as_it_is_until_the_next_is_asked_for(
 def _first_block(pool: BlockPool, num_bytes: int) -> Any:
     from wardround_server.simulation.shared_memory import SharedBlock
 
-    is_new = 1 not in pool._blocks
-    if is_new:
+    if 1 not in pool._blocks:
         pool._blocks[1] = SharedBlock(num_bytes)
-    return 1, pool._blocks[1], is_new
+    return 1, pool._blocks[1]
+
+
+def test_an_update_that_lies_in_shared_memory_is_sent_as_it_lies() -> None:
+    """Every second site answers with another array than the placed one, which is then copied."""
+    places: list[Any] = []
+    copies: list[int] = []
+
+    def answer(message: Message, context: Context) -> Message:
+        site = SITES.index(str(context.node_config["site"]))
+        (place,), layout = places, layout_of({"x": torch.zeros(3)})
+        placed = place(layout)
+        placed[:] = site
+        array = placed if site % 2 == 0 else placed + 0.0
+        return make_reply(message, to_content(f"{len(copies)}".encode(), array))
+
+    def begin(place: Any) -> None:
+        places.append(place)
+        copyto = np.copyto
+        np.copyto = lambda *arrays: (copies.append(1), copyto(*arrays))
+
+    with _grid(answer, num_workers=1, begin=begin) as grid:
+        for _ in range(3):
+            assert _ask(grid, [1.0]) == [(2 + i, [float(i)] * 3) for i in range(5)]
+        content = to_content(b"question", np.ones(1, dtype=np.float32))
+        (asked,) = grid.push_messages([Message(content, 2, "train")])
+        (reply,) = grid.pull_messages([asked])
+        assert json_of(reply.content) == b"6", "two sites of five, three times"
 
 
 def test_a_worker_far_ahead_never_holds_up_whose_turn_it_is(

@@ -57,21 +57,17 @@ class BlockPool:
         self._free: set[int] = set()
         self._num_made = 0
 
-    def take(self, num_bytes: int) -> tuple[int, SharedBlock, bool]:
-        """A block that nobody reads.
-
-        Returns:
-            Its number, the block, and whether it is new to the other end.
-        """
+    def take(self, num_bytes: int) -> tuple[int, SharedBlock]:
+        """A block that nobody reads, and its number."""
         for number in sorted(self._free):
             self._free.discard(number)
             if self._blocks[number].num_bytes >= num_bytes:
-                return number, self._blocks[number], False
+                return number, self._blocks[number]
             del self._blocks[number]
         self._num_made += 1
         self._blocks[self._num_made] = SharedBlock(num_bytes)
-        return self._num_made, self._blocks[self._num_made], True
+        return self._num_made, self._blocks[self._num_made]
 
     def give_back(self, number: int) -> None:
-        """The other end has done with a block."""
+        """The other end has done with a block, or never got it."""
         self._free.add(number)

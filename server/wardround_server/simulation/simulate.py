@@ -1,7 +1,7 @@
 """A whole federation on one machine: the same engine, the same site workers, no network."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from wardround_common.shared_model import SharedModel, shared_model
 from wardround_common.sites import FailureHook, PooledScores, SimulatedSites, simulated_sites
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.types import SiteId
+from wardround_common.wire.layout import Layout, Packed
 from wardround_server.app import server_app
 from wardround_server.folder import RunFolder
 from wardround_server.report.build import build_report
@@ -157,6 +158,12 @@ def _standing_clock() -> float:
     return 0.0
 
 
+def _begin_worker(spec: FederationSpec, place: Callable[[Layout], Packed]) -> None:
+    """What a worker process does first."""
+    fix_threads(spec)
+    shared_model(spec).place_updates(place)
+
+
 @contextmanager
 def _grid(plan: SimulationPlan, sites: SimulatedSites, failures: Failures) -> Iterator[LocalGrid]:
     """How the engine reaches the sites."""
@@ -169,7 +176,7 @@ def _grid(plan: SimulationPlan, sites: SimulatedSites, failures: Failures) -> It
     if plan.workers == 1:
         yield LocalGrid(sites.app, roster)
         return
-    begin = partial(fix_threads, plan.spec)
+    begin = partial(_begin_worker, plan.spec)
     grid = WorkerGrid(sites.app, roster, num_workers=plan.workers, failures=failures, begin=begin)
     try:
         yield grid

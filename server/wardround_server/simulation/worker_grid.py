@@ -25,6 +25,7 @@ from flwr.app import Message, RecordDict
 
 from wardround_common.errors import RoundError
 from wardround_common.wire.flower import array_of, make_reply
+from wardround_common.wire.layout import Layout, Packed
 from wardround_server.simulation.failures import Failures
 from wardround_server.simulation.local_grid import LocalGrid, SiteApp
 from wardround_server.simulation.shared_memory import SharedBlock
@@ -61,7 +62,8 @@ class WorkerGrid(LocalGrid):
         sites: the roster.
         num_workers: processes, at least 1; not more than there are sites are started.
         failures: learns what went wrong at sites.
-        begin: called in each worker as it starts.
+        begin: called in each worker as it starts, with where it may put updates
+            (:meth:`~wardround_server.simulation.worker_process.WorkerEnd.place`).
         alone: message types that this process answers itself.
         run_id: Flower's number of the run.
     """
@@ -73,7 +75,7 @@ class WorkerGrid(LocalGrid):
         *,
         num_workers: int,
         failures: Failures,
-        begin: Callable[[], None],
+        begin: Callable[[Callable[[Layout], Packed]], None],
         alone: frozenset[str] = frozenset({"query.describe"}),
         run_id: int = 1,
     ) -> None:
@@ -147,8 +149,9 @@ class WorkerGrid(LocalGrid):
             other.close()  # else a worker would not notice that the simulation is gone
         self._workers.clear()
         self._failures.keep()
-        self._begin()
-        WorkerEnd(connection, self._deliver, self._failures).serve()
+        end = WorkerEnd(connection, self._deliver, self._failures)
+        self._begin(end.place)
+        end.serve()
 
     def _send(self, first: str) -> None:
         """Give every idle worker a question, as far as replies may be ahead of their turn."""

@@ -7,6 +7,7 @@ array; an answer is a head and a receipt. Arrays lie in shared memory and only t
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,7 +22,7 @@ from wardround_common.wire.flower import (
     json_of,
     to_content,
 )
-from wardround_common.wire.layout import Packed
+from wardround_common.wire.layout import Layout, Packed
 from wardround_server.simulation.failures import Failures
 from wardround_server.simulation.shared_memory import BlockPool, SharedBlock
 
@@ -43,8 +44,24 @@ class WorkerEnd:
         self._deliver = deliver
         self._failures = failures
         self._pool = BlockPool()
+        self._placed: _Placed | None = None
+        self._told: set[int] = set()
         self._question: SharedBlock | None = None
         self._content = RecordDict()
+
+    def place(self, layout: Layout) -> Packed:
+        """An array for an update, where the other end can read it: it need not be copied there.
+
+        Args:
+            layout: of at least one value.
+
+        Returns:
+            Undefined values; an answer that is this array is sent as it lies.
+        """
+        if self._placed is not None:
+            self._pool.give_back(self._placed.number)
+        self._placed = self._take(layout.num_bytes, layout.dtype, layout.num_values)
+        return self._placed.array
 
     def serve(self) -> None:
         """Answer every question."""
@@ -76,23 +93,47 @@ class WorkerEnd:
         if isinstance(content, HandedOver):
             content = to_content(content.receipt.to_bytes(), content.array)
         failure, array = failure_of(content), array_of(content)
+        placed = self._in_place(array if failure is None else None)
         head: Head = {"failure": failure, "failures": self._failures.take(), "array": None}
-        block = None
-        if array is not None and failure is None:
-            number, block, is_new = self._pool.take(array.nbytes)
-            place = block.array(array.dtype.name, array.size)
-            np.copyto(place, array)
+        if placed is not None:
             head["array"] = {
-                "dtype": array.dtype.name,
-                "size": array.size,
-                "block": number,
-                "new_bytes": block.num_bytes if is_new else 0,
+                "dtype": placed.array.dtype.name,
+                "size": placed.array.size,
+                "block": placed.number,
+                "new_bytes": 0 if placed.number in self._told else placed.block.num_bytes,
             }
         self._connection.send_bytes(json.dumps(head).encode())
         if failure is None:
             self._connection.send_bytes(json_of(content))
-            if block is not None and head["array"]["new_bytes"]:
-                block.send(self._connection, os.getppid())
+        if placed is not None and placed.number not in self._told:
+            placed.block.send(self._connection, os.getppid())
+            self._told.add(placed.number)
+
+    def _in_place(self, array: Packed | None) -> "_Placed | None":
+        """The block that holds an answer's array, which is copied there if it lies elsewhere."""
+        placed, self._placed = self._placed, None
+        if placed is not None and placed.array is array:
+            return placed
+        if placed is not None:
+            self._pool.give_back(placed.number)
+        if array is None:
+            return None
+        placed = self._take(array.nbytes, array.dtype.name, array.size)
+        np.copyto(placed.array, array)
+        return placed
+
+    def _take(self, num_bytes: int, dtype: str, size: int) -> "_Placed":
+        number, block = self._pool.take(num_bytes)
+        return _Placed(number, block, block.array(dtype, size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """An array in a block of shared memory."""
+
+    number: int
+    block: SharedBlock
+    array: Packed
 
 
 class SimulationEnd:
