@@ -33,7 +33,8 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     clock = Path(str(config["clock"]))
     count, values = int(config["tensors"]), int(config["values"])
-    arrays = [np.zeros(values // count, dtype=np.float32) for _ in range(count)]
+    rng = np.random.Generator(np.random.PCG64(0))  # no two alike, or Flower would send one
+    arrays = [rng.random(values // count, dtype=np.float32) for _ in range(count)]
     strategy = Stamped(clock)
     strategy.start(
         grid=grid,
