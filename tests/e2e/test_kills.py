@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,15 +124,23 @@ def killed_once(
         time.sleep(moment)
         if victim == "ServerApp":
             consortium.until(
-                lambda: record.outcome is not None or consortium.pids(PROGRAMS[victim]), "it is there"
+                partial(_is_there, consortium, record, victim),
+                "it is there",
             )
         where = record.progress
         if record.outcome is None:
             kill(consortium, victim, chance)
-            stands = f"{where.kind} {where.round}" if where and where.step >= 0 else "before any step"
+            stands = (
+                f"{where.kind} {where.round}" if where and where.step >= 0 else "before any step"
+            )
             print(f"{victim} killed after {moment:.2f} of {calm.seconds:.2f} s: {stands}")
             return record
         print(f"the run ended before {moment:.2f} s")
+
+
+def _is_there(consortium: Consortium, record: RunRecord, victim: str) -> bool:
+    """Whether there is something to kill, or nothing any more."""
+    return record.outcome is not None or bool(consortium.pids(PROGRAMS[victim]))
 
 
 def kill(consortium: Consortium, victim: str, chance: random.Random) -> None:
@@ -173,7 +182,9 @@ def assert_nothing_left_twice(consortium: Consortium, record: RunRecord) -> None
         released = site.releases(record.run)
         assert released_twice(released) == []
         left = sorted({(each.step, each.receipt) for each in released})
-        taken = [(each["step"], each["receipt_sha256"]) for each in admitted if each["site"] == name]
+        taken = [
+            (each["step"], each["receipt_sha256"]) for each in admitted if each["site"] == name
+        ]
         assert taken == left
 
 
