@@ -19,6 +19,7 @@ from typing import Any, Self
 import tomli_w
 
 from tests.contract.real_superlink import free_port, node_key
+from tests.releases import Release, releases_of
 from tests.support import simulated, write_dataset
 from wardround_common.crypto.certificates import new_key, site_request
 from wardround_common.enrolment import EnrolmentRequest, read_kit, to_text
@@ -29,9 +30,10 @@ from wardround_server.aggregator.records import RunRecord, all_runs
 
 WARDROUND = (sys.executable, "-c", "from wardround_common.cli import main; main()")
 _NODE = (
-    "import sys; from pathlib import Path; from wardround_client.node.process import run_node; "
-    "run_node(Path(sys.argv[1]), same_user=True)"
+    "import sys; from pathlib import Path; from tests.releases import run_noting_node; "
+    "run_noting_node(Path(sys.argv[1]), Path(sys.argv[2]))"
 )
+_ROOT = Path(__file__).parents[1]
 DEADLINE_S = 60.0
 
 
@@ -125,6 +127,7 @@ class Site:
         self._tls_key = new_key()
         self.key = node_key(folder / "node.key")
         (folder / "site.key").write_bytes(self._tls_key)
+        self._releases = folder / "releases.jsonl"
         self.request = folder / f"{name}.request.json"
         self._write_request()
 
@@ -164,7 +167,16 @@ class Site:
         self.worker = Process(
             [*WARDROUND, "site", "worker", str(self.file)], self.folder / "worker.log"
         )
-        self.node = Process([sys.executable, "-c", _NODE, str(self.file)], self.folder / "node.log")
+        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        self.node = Process(
+            [sys.executable, "-c", _NODE, str(self.file), str(self._releases)],
+            self.folder / "node.log",
+            {"PYTHONPATH": path},
+        )
+
+    def releases(self, run: str) -> list[Release]:
+        """What has left the site for a run."""
+        return releases_of(self._releases, run)
 
     def stop(self) -> None:
         """End both at once."""
