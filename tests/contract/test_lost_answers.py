@@ -68,8 +68,8 @@ class World:
         self.life = self.site.opened()
         superlink.start_run()
         self.flowers = superlink.grid()
-        grid = PatientGrid(self.flowers, 1 << 20)
-        self.carrier = FlowerCarrier(grid, OnlineNodes(grid, ["a"], every_s=0.1))
+        self.grid = PatientGrid(self.flowers, 1 << 20)
+        self.carrier = FlowerCarrier(self.grid, OnlineNodes(self.grid, ["a"], every_s=0.1))
         self.answered = 0
 
     def answers(self, within_s: float) -> list[Answer]:
@@ -133,6 +133,46 @@ def test_an_answer_that_was_lost_on_its_way_to_the_serverapp_is_asked_for_again(
     assert loses.lost.is_set()
     assert (answer.site, answer.failure) == (A, "answered")
     assert world.answered == 2, "by the site, from what it has stored"
+
+
+class LosesBegun:
+    """A node's ``send`` that loses the first answer that says which parts of a reply are wanted.
+
+    By then the ServerApp has begun to take the reply, so that the SuperLink does not say it again.
+    """
+
+    def __init__(self, world: World) -> None:
+        client = world.life._api.client._client
+        self._send, self._grid = client.send, world.grid
+        self.lost = threading.Event()
+        client.send = self  # type: ignore[method-assign]
+
+    def __call__(self, request: httpx.Request, **more: Any) -> httpx.Response:
+        answer = self._send(request, **more)
+        if request.url.path.endswith("/push-messages") and not self.lost.is_set():
+            self.lost.set()
+            while not self._grid._arriving:
+                time.sleep(0.01)
+            raise httpx.ReadError("the line is cut", request=request)
+        return answer
+
+
+def test_a_reply_that_was_cut_off_before_its_parts_is_asked_for_again(world: World) -> None:
+    loses = LosesBegun(world)
+    (answer,) = world.answers(_WITHIN_S)
+    assert loses.lost.is_set()
+    assert (answer.site, answer.failure) == (A, "answered")
+    assert world.answered == 2, "by the site, from what it has stored"
+
+
+def test_where_the_node_does_not_come_anew_everybody_waits_for_the_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.life, "_leave", lambda node_id: True)
+    monkeypatch.setattr(world.life, "_activate", lambda: None)
+    loses = LosesBegun(world)
+    assert world.answers(_TWIN_S) == []
+    assert loses.lost.is_set()
 
 
 class LosesRoot:

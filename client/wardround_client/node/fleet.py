@@ -10,8 +10,8 @@ What differs from ``flower-supernode``, beside patience (``fleet_api.py``):
 3. A message whose parts are still on their way is asked for again after 20 ms, not after a second;
    parts travel two at a time, since the SuperLink writes to one database.
 4. Flower hands a message over once, so an answer that was lost on its way may have been one. After
-   that, and after a message that does not become whole, the node comes anew; whoever asked sees it and
-   asks again.
+   that, after a message that does not become whole, and after a reply that Flower does not take any
+   more while parts of it may be missing, the node comes anew; whoever asked sees it and asks again.
 5. A bundle is never fetched: ``GetFab`` is not called, and nothing that was received is executed.
 """
 
@@ -162,6 +162,7 @@ class FleetConnection:
             sent = Sent(pulled, reply)
             begun = self._begin(sent, seconds)
             taken = bool(begun.objects_to_push)
+            self._may_have_lost = not taken  # begun before, and maybe only in part
             while begun.objects_to_push and not self._push_parts(sent, begun):
                 self._stop.wait(_AGAIN_PAUSE_S)
                 begun = self._begin(sent, seconds)  # Flower gave up waiting for the rest
