@@ -29,6 +29,7 @@ from wardround_client.node.traffic import Traffic
 from wardround_common.wire.flower import failure_of
 
 _WAIT_S = 40.0
+BOMB_BYTES = 1 << 28
 _APP = """
 from pathlib import Path
 from flwr.app import Message, RecordDict
@@ -77,6 +78,13 @@ def wrong_digest(marker: Path) -> bytes:
     return repacked(shadow_module(marker), {"wardround_client/app.py": changed})
 
 
+def bomb(marker: Path) -> bytes:
+    """Code, and beside it a file that is a thousand times as large as the bundle."""
+    made = repacked(shadow_module(marker), {"wardround_client/filler.py": bytes(BOMB_BYTES)})
+    assert len(made) < BOMB_BYTES / 900
+    return made
+
+
 def repacked(bundle: bytes, files: dict[str, bytes]) -> bytes:
     """The bundle with files added or replaced, and its list as it was."""
     made = io.BytesIO()
@@ -98,8 +106,9 @@ HOSTILE: dict[str, Make] = {
     "unlisted file": unlisted_file,
     "zip slip": zip_slip,
     "wrong digest": wrong_digest,
+    "bomb": bomb,
 }
-RUNS_AT_FLOWERS_NODE = {"shadow module", "unlisted file"}
+RUNS_AT_FLOWERS_NODE = {"shadow module", "unlisted file", "bomb"}
 """flwr itself refuses to unpack the others."""
 
 
@@ -149,11 +158,13 @@ def test_our_node_runs_nothing_of_a_bundle(
     node = SiteNode(site.opened(), NoWorker(), Traffic(), stop, poll_s=0.02)
     serving = threading.Thread(target=node.serve)
     serving.start()
-    with asked(superlink, site, HOSTILE[kind](marker)) as (grid, ids):
-        (reply,) = replies(grid, ids)
-    stop.set()
-    serving.join()
-    site.end()
+    try:
+        with asked(superlink, site, HOSTILE[kind](marker)) as (grid, ids):
+            (reply,) = replies(grid, ids)
+    finally:
+        stop.set()
+        serving.join()
+        site.end()
     assert failure_of(reply.content) == "manifest_form", "the installed code has answered"
     assert not marker.exists()
     assert "[Fleet.GetFab]" not in superlink.log()
