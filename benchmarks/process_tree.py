@@ -1,4 +1,4 @@
-"""Processor time and memory of this process and all its descendants, from Linux's ``/proc``.
+"""Processor time and memory of a process and all its descendants, from Linux's ``/proc``.
 
 1. Processor time is user and system time, to the kernel's tick (10 ms); this process is better
    read by ``time.process_time``.
@@ -20,9 +20,14 @@ def descendants_cpu_seconds() -> float:
     return ended.ru_utime + ended.ru_stime + sum(map(_cpu_of, descendants(os.getpid())))
 
 
-def memory_mib() -> float:
-    """Proportional set size of the tree now, in MiB."""
-    return sum(map(_pss_kib, [os.getpid(), *descendants(os.getpid())])) / 1024
+def memory_mib(pid: int = 0) -> float:
+    """Proportional set size of the tree now, in MiB.
+
+    Args:
+        pid: its root; 0 for this process.
+    """
+    root = pid or os.getpid()
+    return sum(map(_pss_kib, [root, *descendants(root)])) / 1024
 
 
 def descendants(pid: int) -> list[int]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.pki import Authority
@@ -21,6 +22,7 @@ from wardround_common.types import SiteId
 from wardround_common.wire.session import SessionInvite
 
 _IDENTITY = ("certificate", "key", "authority")
+NO_OPTIONS: Mapping[str, int] = MappingProxyType({})
 
 
 class HostedStream:
@@ -31,7 +33,7 @@ class HostedStream:
         authority: of all certificates.
         sites: names; each has an honest node and is asked.
         others: of the roster beside them; they have no node.
-        handshake_s: a shorter limit than the real one; None for that.
+        options: gRPC's of the server that are not the real ones.
 
     Attributes:
         invites: site -> its invitation, from the first question on.
@@ -43,7 +45,7 @@ class HostedStream:
         authority: Authority,
         sites: Sequence[str],
         others: Sequence[str] = (),
-        handshake_s: float | None = None,
+        options: Mapping[str, int] = NO_OPTIONS,
     ) -> None:
         self._nodes = {
             name: StreamSessions(name, authority.site(name), FakeAirlock(FakeSite(name)), PAUSES)
@@ -62,7 +64,7 @@ class HostedStream:
         self._write(
             wanted
             | {"folder": str(folder), "sites": list(sites), "others": list(others)}
-            | {"handshake_s": handshake_s}
+            | {"options": dict(options)}
         )
 
     @property
@@ -113,9 +115,7 @@ def main() -> None:
     from wardround_server.stream.carrier import Patience, StreamCarrier
 
     wanted = json.loads(sys.stdin.readline())
-    if wanted["handshake_s"]:
-        changed = {"grpc.server_handshake_timeout_ms": int(wanted["handshake_s"] * 1000)}
-        server.SERVER_OPTIONS[:] = (dict(server.SERVER_OPTIONS) | changed).items()
+    server.SERVER_OPTIONS[:] = (dict(server.SERVER_OPTIONS) | wanted["options"]).items()
     sites = [SiteId(name) for name in wanted["sites"]]
     served = server.StreamServer(
         "127.0.0.1:0",

@@ -38,7 +38,7 @@ def one(key: Key, *, quick: bool) -> list[float]:
     return plain.measure(
         workload.num_tensors,
         workload.num_values,
-        rounds if quick else 4,
+        {"small": 4, "large": 2}[size],
         backbone=backbone() if way == "plain-loading" else None,
     )
 

@@ -3,7 +3,8 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,16 +31,24 @@ class Measured:
     num_bytes: int
 
 
-def measure(workload: Workload, *, stream: bool) -> Measured:
+def measure(
+    workload: Workload,
+    *,
+    stream: bool,
+    sites: Sequence[str] = SITES,
+    around: Callable[[int], AbstractContextManager[object]] = nullcontext,
+) -> Measured:
     """Run a federation over loopback.
 
     Args:
         workload: what is exchanged.
         stream: by the tensor stream; else by Flower messages.
+        sites: who takes part.
+        around: entered with the aggregator's process number when all is up, left after the run.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_federation(workload, folder, workload.rounds + 2)
+        write_federation(workload, folder, workload.rounds + 2, sites)
         port, stream_port = free_port(), free_port()
         with Processes(folder) as processes:
             more = ["--stream-port", str(stream_port)] if stream else []
@@ -49,10 +58,11 @@ def measure(workload: Workload, *, stream: bool) -> Measured:
                 *("--superlink-port", str(port)),
                 *more,
             )
-            processes.start([*_WARDROUND, "aggregator", "up", "hub"], "hub.log")
-            for site in SITES:
+            hub = processes.start([*_WARDROUND, "aggregator", "up", "hub"], "hub.log")
+            for site in sites:
                 _join(processes, folder, site, port)
-            _wardround(processes, "aggregator", "run", "hub", "federation.toml")
+            with around(hub):
+                _wardround(processes, "aggregator", "run", "hub", "federation.toml")
         (run,) = (folder / "hub" / "runs").iterdir()
         return _read(run, workload)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 
 
 def free_port() -> int:
@@ -54,8 +54,8 @@ class Processes:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def start(self, words: Sequence[str], log: str) -> None:
-        """Start a process that goes on."""
+    def start(self, words: Sequence[str], log: str) -> int:
+        """Start a process that goes on; its number."""
         with (self._folder / log).open("ab") as output:
             process = subprocess.Popen(
                 list(words),
@@ -67,6 +67,7 @@ class Processes:
                 start_new_session=True,
             )
         self._running.append(process)
+        return process.pid
 
     def call(self, words: Sequence[str]) -> str:
         """Run a command to its end; what it printed.

@@ -1,9 +1,10 @@
 """What is exchanged: the federation file of ours, and the same number of tensors for the plain app.
 
 Ours trains, since it has nothing else to send: one step on a few short texts. The time that the
-slower site says it trained is taken out of each round. The plain app sends back what it got.
+slower site says it trained is taken out of each round. The plain app's client adds a number.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,22 +48,25 @@ LARGE = Workload(width=216, layers=20, rounds=6)
 """45 MB in 320 tensors and five."""
 
 
-def write_federation(workload: Workload, folder: Path, rounds: int) -> Path:
+def write_federation(
+    workload: Workload, folder: Path, rounds: int, sites: Sequence[str] = SITES
+) -> Path:
     """The federation file, the encoder and each site's texts.
 
     Args:
         workload: what is exchanged.
         folder: made if absent; a site's texts are in ``SITE.csv``.
         rounds: number of rounds.
+        sites: who takes part.
     """
     encoder = folder / "encoder"
     _save_encoder(workload, encoder)
-    for site in SITES:
+    for site in sites:
         rows = [f"{site}{row},{_TEXTS[row % 4]},{('no', 'yes')[row % 2]}" for row in range(16)]
         (folder / f"{site}.csv").write_text("\n".join(["id,report,finding", *rows]) + "\n")
     path = folder / "federation.toml"
     federation = {
-        "federation": {"name": "rounds", "sites": list(SITES), "seed": 1},
+        "federation": {"name": "rounds", "sites": list(sites), "seed": 1},
         "data": {
             "modality": "text",
             "subject": "id",

@@ -36,7 +36,8 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedStream]:
 
 
 def _hosted(folders: pytest.TempPathFactory) -> Iterator[HostedStream]:
-    hosted = HostedStream(folders.mktemp("spool"), authority(), NAMES, "c", HANDSHAKE_S)
+    options = {"grpc.server_handshake_timeout_ms": int(HANDSHAKE_S * 1000)}
+    hosted = HostedStream(folders.mktemp("spool"), authority(), NAMES, "c", options)
     for _ in range(3):
         still_served(hosted)
     yield hosted
@@ -119,29 +120,56 @@ with grpc.secure_channel(wanted["address"], credentials, options, method) as cha
 def test_a_message_too_large_or_compressed_or_a_header_too_long_is_never_held(
     hosted: HostedStream, num_bytes: int, compressed: bool, header_bytes: int, codes: set[str]
 ) -> None:
-    invite, identity = hosted.invites["c"], authority().site("c")
     before = still_served(hosted)
+    assert sent_by_c(hosted, num_bytes, header_bytes, compressed=compressed) in codes
+    assert still_served(hosted) - before < 8 * MIB
+
+
+def sent_by_c(
+    hosted: HostedStream, num_bytes: int, header_bytes: int, *, compressed: bool = False
+) -> str:
+    """What a site of the roster is told that sends so much."""
+    invite, identity = hosted.invites["c"], authority().site("c")
+    words = {
+        "authority": identity.authority.decode(),
+        "key": identity.key.decode(),
+        "pem": identity.certificate.decode(),
+        "address": invite.address,
+        "compressed": compressed,
+        "bytes": num_bytes,
+        "header_bytes": header_bytes,
+        "sent": [[RUN_KEY, invite.run], [TOKEN_KEY, invite.token]],
+    }
     done = subprocess.run(
         [sys.executable, "-c", BOMB],
-        input=json.dumps(
-            {
-                "authority": identity.authority.decode(),
-                "key": identity.key.decode(),
-                "pem": identity.certificate.decode(),
-                "address": invite.address,
-                "compressed": compressed,
-                "bytes": num_bytes,
-                "header_bytes": header_bytes,
-                "sent": [[RUN_KEY, invite.run], [TOKEN_KEY, invite.token]],
-            }
-        ),
+        input=json.dumps(words),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout.strip() in codes
-    assert still_served(hosted) - before < 8 * MIB
+    return done.stdout.strip()
+
+
+BOMB_BYTES = 512 * MIB
+
+
+def _bombed(hosted: HostedStream) -> tuple[int, int]:
+    """What an aggregator takes at most, and keeps, while a site sends two headers of 512 MiB."""
+    before, peak, kept = still_served(hosted), 0, 0
+    for _ in range(2):
+        sent_by_c(hosted, 1, BOMB_BYTES)
+        peak = max(peak, still_served(hosted) - before)
+        kept = still_served(hosted) - before
+    print("PEAK", peak / 2**20, kept / 2**20)
+    return peak, kept
+
+
+def test_a_header_bomb_is_let_go_while_it_comes(flooded: HostedStream) -> None:
+    """gRPC's own doing, whatever its limits are set to: there is no twin without it."""
+    peak, kept = _bombed(flooded)
+    assert peak < BOMB_BYTES
+    assert kept < BOMB_BYTES / 4
 
 
 def _frame(kind: int, flags: int, body: bytes, stream: int = 1) -> bytes:
