@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 import torch._dynamo  # noqa: F401  else the first training would, for seconds that tests count
 
+from tests.policies import write_policy
 from tests.unit.test_worker import World
 from wardround_client.airlock.client import AirlockAnswer, AirlockClient
 from wardround_client.airlock.server import AirlockServer
 from wardround_client.airlock.service import AirlockService
+from wardround_client.policy.control import SiteControl
+from wardround_client.policy.papers import site_policy
 from wardround_client.worker.caller import Caller
 from wardround_client.worker.desk import SiteDesk
 from wardround_common.rpc.frames import joined, pieces
 from wardround_common.spec.load import load_site
+from wardround_common.spec.site import resolve
+from wardround_common.types import SiteId
 from wardround_common.wire.layout import as_bytes
 from wardround_common.wire.step import StepManifest
 
@@ -74,11 +79,15 @@ class Hospital:
         (folder / "federation.toml").write_text(toml_of(written))
         self.file = folder / "site.toml"
         self.file.write_text(SITE)
+        write_policy(folder)
         self.socket = folder / "airlock" / "airlock.sock"
 
     def desk(self) -> SiteDesk:
         """A new desk, as after a restart."""
-        return SiteDesk(load_site(self.file), self.folder)
+        site = load_site(self.file)
+        state = resolve(self.folder, site.worker.state)
+        control = SiteControl(SiteId(site.name), site_policy(site, self.folder), state)
+        return SiteDesk(site, self.folder, control)
 
     @contextmanager
     def airlock(self) -> Iterator["Airlock"]:

@@ -19,6 +19,7 @@ from typing import Any, Self
 import tomli_w
 
 from tests.contract.real_superlink import free_port, node_key
+from tests.policies import write_policy
 from tests.releases import Release, releases_of
 from tests.support import simulated, write_dataset
 from wardround_common.crypto.certificates import new_key, site_request
@@ -161,6 +162,7 @@ class Site:
             "node": {"aggregator": aggregator},
         }
         self.file.write_text(tomli_w.dumps(_without_none(table)))
+        write_policy(self.folder)
 
     def start(self) -> None:
         """Start worker and node."""

@@ -87,6 +87,7 @@ def _join(processes: Processes, folder: Path, site: str, port: int) -> None:
         processes, "aggregator", "invite", "hub", f"{site}/{site}.request.json", "--out", kit
     )
     _wardround(processes, "site", "enrol", words, "--kit", kit)
+    _wardround(processes, "site", "policy", words, "--draft", "--approval", "none")
     processes.start([*_WARDROUND, "site", "worker", words, "--allow-network"], f"{site}.worker.log")
     processes.start([*_WARDROUND, "site", "node", words, "--same-user"], f"{site}.node.log")
 

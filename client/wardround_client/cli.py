@@ -1,9 +1,13 @@
 """``wardround site``: what a hospital runs."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import click
 
+Approval = Literal["run", "none"]
 _FILE = click.argument("site_file", type=click.Path(path_type=Path), metavar="SITE.toml")
 
 
@@ -65,6 +69,74 @@ def enrol(site_file: Path, kit: Path | None) -> None:
     click.echo(f"Send {request.file} to the coordinator; it holds no secret.")
     click.echo(f"Read this to the coordinator by telephone: {request.fingerprint}")
     click.echo(f"Next, with what comes back: wardround site enrol {site_file} --kit FILE")
+
+
+@site.command()
+@_FILE
+@click.option("--draft", is_flag=True, help="Write one that allows what the federations ask for.")
+@click.option(
+    "--approval",
+    type=click.Choice(["run", "none"]),
+    default="run",
+    show_default=True,
+    help="With --draft: whether somebody approves each run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def policy(site_file: Path, approval: Approval, *, draft: bool, as_json: bool) -> int:
+    """Say what this hospital's policy makes of each federation, as of now, before any run asks.
+
+    Exit status 1 if a question of one of them would be refused. A draft never replaces a policy.
+    """
+    from datetime import datetime
+
+    from wardround_client.policy import papers
+
+    if draft:
+        file = papers.draft(site_file, approval)
+        click.echo(
+            json.dumps({"file": str(file)}) if as_json else f"{file}: read it, and tighten it"
+        )
+        return 0
+    found = papers.judged(site_file, datetime.now().astimezone())
+    if as_json:
+        click.echo(json.dumps([{"name": each.name, "refusals": each.refusals} for each in found]))
+    for each in () if as_json else found:
+        click.echo(each.name)
+        for kind, codes in each.refusals.items():
+            click.echo(f"  {kind:9} {', '.join(codes) or 'allowed'}")
+    return int(any(codes for each in found for codes in each.refusals.values()))
+
+
+@site.command()
+@_FILE
+@click.argument("run", default="", metavar="[RUN]")
+@click.option("--revoke", is_flag=True, help="Take the approval back: nothing more leaves.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def approve(site_file: Path, run: str, *, revoke: bool, as_json: bool) -> None:
+    """Let a run begin at this hospital, as the worker's user; without RUN, list those that asked.
+
+    A run that waits for it was refused; the coordinator resumes it afterwards.
+    """
+    from wardround_client.policy.approvals import Approvals
+    from wardround_client.policy.control import APPROVALS
+    from wardround_common.spec.load import load_site
+    from wardround_common.spec.site import resolve
+
+    site_spec, base = load_site(site_file), site_file.resolve().parent
+    approvals = Approvals(resolve(base, site_spec.worker.state) / APPROVALS)
+    if revoke:
+        was = approvals.revoke(run)
+        words = "revoked" if was else "was not approved"
+        click.echo(json.dumps({"run": run, "revoked": was}) if as_json else f"{run}: {words}")
+        return
+    found = [approvals.approve(run)] if run else approvals.asked()
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found]))
+        return
+    for each in found:
+        click.echo(f"{each.run}  {'approved' if each.approved else 'waits for approval'}")
+        for key, value in each.request.items():
+            click.echo(f"  {key:16} {', '.join(value) if isinstance(value, list) else value}")
 
 
 @site.command()

@@ -39,6 +39,7 @@ VERBS: Final = {
     "report": "Make the report of a run again.",
     "site": "Run a hospital's worker and node, and see how they are.",
     "aggregator": "Run a federation over the network.",
+    "audit": "Show, verify and export an audit log.",
     "data": "List and fetch public data sets.",
     "backbone": "List, import and show pretrained models.",
     "explain": "Print the documentation of a key.",
@@ -164,16 +165,16 @@ def explain(key: str, *, as_json: bool) -> None:
     """Print the documentation of a key of a federation or site file.
 
     KEY is dotted, as in rounds.quorum_sites, tuning.lora.rank or tuning. Keys of site.toml start
-    with `site.`. Without KEY the tables are listed.
+    with `site.`, those of policy.toml with `policy.`. Without KEY the tables are listed.
     """
     text = documentation.explain(key)
     click.echo(json.dumps({"key": key, "text": text}, indent=2) if as_json else text)
 
 
 @click.command()
-@click.argument("file", type=click.Choice(["federation", "site"]))
+@click.argument("file", type=click.Choice(["federation", "site", "policy"]))
 @click.option("--json", "as_json", is_flag=True, help="Accepted; the output is JSON anyway.")
 def schema(file: FileKind, *, as_json: bool) -> None:
-    """Print the JSON Schema of federation.toml or site.toml, for editors."""
+    """Print the JSON Schema of federation.toml, site.toml or policy.toml, for editors."""
     del as_json
     click.echo(documentation.schema_json(file))

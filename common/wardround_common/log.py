@@ -92,7 +92,7 @@ def log_event(event: str, **fields: LogValue) -> None:
         if strict:
             raise ValueError("an event is named in lower-case words, a verb in the past among them")
         event = "event_unnamed"
-    allowed = {key: value for key, value in fields.items() if key in KEYS and _is_plain(value)}
+    allowed = {key: value for key, value in fields.items() if key in KEYS and is_plain(value)}
     if strict and len(allowed) != len(fields):
         raise ValueError(f"not allowed in the log: {', '.join(sorted(set(fields) - set(allowed)))}")
     if _stream is None:
@@ -109,7 +109,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether a value is a finite number, a truth value or a short code."""
     if isinstance(value, str):
         return SHORT_CODE.fullmatch(value) is not None

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.airlocks import SITE, Hospital
+from tests.policies import write_policy
 from tests.site_process import ROOT, ask, running, site, without_network
 from tests.streams import eventually
 from tests.unit.test_worker import World
@@ -80,6 +81,7 @@ class Heart(Hospital):
         )
         text = text.replace('["a", "b", "c"]', json.dumps(list(self.world.spec.federation.sites)))
         self.file.write_text(text.replace('a = ["a"], b = ["b"], c = ["c"]', values))
+        write_policy(folder)
 
 
 class HeartWorld(World):

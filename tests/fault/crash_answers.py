@@ -23,13 +23,15 @@ import torch
 
 from tests.airlocks import Asked, Hospital, here
 from tests.fault.crash_points import COUNTED, Disk, killed_at, outcome
+from tests.policies import policy
+from wardround_client.policy.control import SiteControl
 from wardround_client.worker import answers as answers_module
 from wardround_client.worker.answers import Answers, Stored
 from wardround_client.worker.desk import SiteDesk
 from wardround_client.worker.error_feedback import ErrorFeedback
 from wardround_common.errors import IntegrityError, WardroundError
 from wardround_common.spec.load import load_site
-from wardround_common.types import sha256_hex
+from wardround_common.types import SiteId, sha256_hex
 
 
 def steps(hospital: Hospital) -> list[Asked]:
@@ -74,7 +76,9 @@ class Site:
         arrays = [entry["array"] for entry in left]
         spec = load_site(self._hospital.file)
         worker = spec.worker.model_copy(update={"state": str(folder / "state")})
-        desk = SiteDesk(spec.model_copy(update={"worker": worker}), self._hospital.folder)
+        control = SiteControl(SiteId(spec.name), policy(), folder / "state")
+        site = spec.model_copy(update={"worker": worker})
+        desk = SiteDesk(site, self._hospital.folder, control)
         try:
             for place, asked in enumerate(self._questions):
                 if place < len(left):

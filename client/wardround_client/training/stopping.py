@@ -8,8 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Final
 
 from wardround_common.errors import RoundError
+
+STOPPED: Final = "stopped"
 
 _watched: ContextVar[threading.Event | None] = ContextVar("watched", default=None)
 
@@ -28,7 +31,7 @@ def raise_if_stopped() -> None:
     """Leave, if somebody said stop.
 
     Raises:
-        RoundError: ``stopped``.
+        RoundError: :data:`STOPPED`.
     """
     stop = _watched.get()
     if stop is not None and stop.is_set():
@@ -37,4 +40,4 @@ def raise_if_stopped() -> None:
 
 def stopped_error() -> RoundError:
     """What whoever waits for a stopped computation is told."""
-    return RoundError("the aggregator stopped this run", code="stopped")
+    return RoundError("the aggregator stopped this run", code=STOPPED)

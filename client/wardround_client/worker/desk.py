@@ -8,7 +8,8 @@ The rules:
    runs they belong to. At most two arrays are received or kept: one is computed on, one is next.
 3. Work outlives whoever asked: if the connection is lost the answer is finished and kept, and the
    next one who asks the same question gets it, at once and whatever else is being computed.
-4. What leaves is a stored answer, durable before its first byte is released.
+4. What leaves is a stored answer that the site's control has let pass, durable before its first byte is
+   released, and so is the entry in the audit log that says so.
 5. A run that is stopped is stopped wherever its questions are: whoever waits is told at once, what is
    computed ends between two steps, and the same question may be asked anew.
 """
@@ -23,9 +24,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from wardround_client.training.stopping import raise_if_stopped, stoppable, stopped_error
+from wardround_client.policy.control import SiteControl
+from wardround_client.training.stopping import STOPPED, raise_if_stopped, stoppable, stopped_error
 from wardround_client.worker.answers import Answers, Stored
-from wardround_client.worker.caller import Caller, Places
+from wardround_client.worker.caller import Caller, CallerLeftError, Places
 from wardround_client.worker.error_feedback import ErrorFeedback, Remainders
 from wardround_client.worker.federations import SiteFederations
 from wardround_common.errors import WardroundError, WireError
@@ -70,13 +72,15 @@ class SiteDesk:
     Args:
         site: the site file.
         base: its folder.
+        control: decides what may leave.
 
     Raises:
         ConfigError: a federation file is wrong, or does not have this site in its roster.
     """
 
-    def __init__(self, site: SiteSpec, base: Path) -> None:
+    def __init__(self, site: SiteSpec, base: Path, control: SiteControl) -> None:
         self.site = site
+        self._control = control
         self.federations = SiteFederations(site, base, self._feedback)
         self._answers = Answers(resolve(base, site.worker.state) / "runs")
         self._remainders: dict[str, Remainders] = {}
@@ -109,15 +113,17 @@ class SiteDesk:
             WardroundError: it cannot be answered; the code says why.
             CallerLeftError: the caller did not wait for the answer.
         """
-        with self._waiting(caller, manifest.run):
-            self.federations.made(manifest.spec_sha256)  # or it is not for this site
+        with self._waiting(caller, manifest.run), self._recorded(manifest):
+            federation = self.federations.spec(manifest.spec_sha256)  # or it is not for this site
             if array_bytes != manifest.state_layout.num_bytes:
                 raise WireError("the array is not the one the manifest names", code="state_bytes")
-            if (stored := self._answers.find(manifest)) is not None:
-                return stored
-            self._check(manifest, caller)
-            task = self._tasks.get(manifest.digest()) or self._taken(manifest, receive, caller)
-            return caller.result_of(task.answer)
+            self._control.admit(manifest, federation)
+            stored = self._answers.find(manifest)
+            if stored is None:
+                self._check(manifest, caller)
+                task = self._tasks.get(manifest.digest()) or self._taken(manifest, receive, caller)
+                stored = caller.result_of(task.answer)
+            return self._control.release(manifest, stored)
 
     def stop(self, run: str) -> bool:
         """Stop what is computed or waits for a run; whether anything was."""
@@ -156,6 +162,18 @@ class SiteDesk:
         finally:
             with self._lock:
                 del self._callers[caller]
+
+    @contextmanager
+    def _recorded(self, manifest: StepManifest) -> Iterator[None]:
+        """Have the control write down what is refused; who left or was stopped was refused nothing."""
+        try:
+            yield
+        except CallerLeftError:
+            raise
+        except Exception as error:
+            if failure_code(error) != STOPPED:
+                self._control.refused(manifest, failure_code(error))
+            raise
 
     def _taken(self, manifest: StepManifest, receive: Receive, caller: Caller) -> Task:
         """Receive a question's array and put it into the queue."""
@@ -220,13 +238,17 @@ class SiteDesk:
     def _execute(self, task: Task) -> Stored:
         manifest, array = task.manifest, task.array
         state = None if array is None else from_buffer(manifest.state_layout, array)
+        federation = self.federations.spec(manifest.spec_sha256)
+        self._control.admit(manifest, federation)  # it may have waited for hours
         worker = self.federations.worker(manifest.spec_sha256)
+        self._control.admit_subjects(worker.num_subjects)
         receipt, update = worker.execute(manifest, state)
         raise_if_stopped()
+        leaving = self._control.clear(manifest, federation, receipt, update)
         if manifest.run in self._remainders:
             self._remainders[manifest.run].make_durable()
-        sent = None if update is None else as_bytes(update)
-        stored = self._answers.keep(manifest, receipt.to_bytes(), sent)
+        sent = None if leaving.array is None else as_bytes(leaving.array)
+        stored = self._answers.keep(manifest, leaving.receipt, sent)
         self.num_answered += 1
         log_event(
             "step_answered",

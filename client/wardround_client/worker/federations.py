@@ -42,6 +42,15 @@ class SiteFederations:
         """Digests of the files, in order."""
         return tuple(sorted(self._specs))
 
+    def spec(self, spec_sha256: str) -> FederationSpec:
+        """The file of a digest.
+
+        Raises:
+            WireError: ``site.toml`` names no such file.
+        """
+        self.made(spec_sha256)
+        return self._specs[Digest(spec_sha256)]
+
     def made(self, spec_sha256: str) -> SiteWorker | None:
         """The worker for a federation; None if it was not asked for before.
 

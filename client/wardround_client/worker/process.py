@@ -18,6 +18,8 @@ from typing import Final
 
 from wardround_client.airlock.server import AirlockServer
 from wardround_client.airlock.service import AirlockService
+from wardround_client.policy.control import SiteControl
+from wardround_client.policy.papers import site_policy
 from wardround_client.worker.desk import SiteDesk
 from wardround_client.worker.failures import Failures
 from wardround_client.worker.network import require_no_network
@@ -29,6 +31,7 @@ from wardround_common.memory import keep_freed_memory
 from wardround_common.spec.load import load_site
 from wardround_common.spec.site import SiteSpec, resolve
 from wardround_common.threads import use_threads
+from wardround_common.types import SiteId
 
 FAILURES: Final = "failures.txt"
 _GRACE_S = 5.0
@@ -45,6 +48,7 @@ def run_worker(file: Path, *, socket: Path | None, allow_network: bool) -> None:
     Raises:
         ConfigError: a file is wrong, there is a network that was not allowed, or another worker
             has the same state.
+        IntegrityError: the audit log is damaged.
     """
     ended = _signals()
     set_log_stream(sys.stderr)
@@ -56,7 +60,8 @@ def run_worker(file: Path, *, socket: Path | None, allow_network: bool) -> None:
     keep_freed_memory()
     state = resolve(base, site.worker.state)
     with _alone(state):
-        desk = SiteDesk(site, base)
+        control = SiteControl(SiteId(site.name), site_policy(site, base), state)
+        desk = SiteDesk(site, base, control)
         service = AirlockService(desk, Failures(state / FAILURES).note)
         server = AirlockServer(service, socket or resolve(base, site.worker.socket))
         log_event("worker_started", site=site.name, num_federations=len(desk.federations.digests))

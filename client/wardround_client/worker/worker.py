@@ -147,7 +147,7 @@ class SiteWorker:
             num_subjects=examples.train.num_subjects,
             num_examples=len(examples.train),
             body=body.model_dump(mode="json"),
-            seconds=self._seconds,
+            seconds={phase: round(spent, 3) for phase, spent in self._seconds.items()},
         )
         return receipt, update
 
@@ -164,6 +164,15 @@ class SiteWorker:
                 cache_gib=self._cache_gib,
             )
         return self._datasets
+
+    @property
+    def num_subjects(self) -> int:
+        """Training subjects; reads the data.
+
+        Raises:
+            DataError: it cannot be used as declared.
+        """
+        return self._loaded().train.num_subjects
 
     def _loaded(self) -> SiteExamples:
         if self._examples is None:

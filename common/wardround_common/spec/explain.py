@@ -22,8 +22,8 @@ from wardround_common.spec.outline import (
 from wardround_common.spec.problems import near_words, shortened
 from wardround_common.spec.words import toml_literal, type_words
 
-_FILES: Final[tuple[FileKind, ...]] = ("federation", "site", "aggregator")
-_PREFIXED: Final[tuple[FileKind, ...]] = ("site", "aggregator")
+_FILES: Final[tuple[FileKind, ...]] = ("federation", "site", "policy", "aggregator")
+_PREFIXED: Final[tuple[FileKind, ...]] = ("site", "policy", "aggregator")
 """Files whose keys start with the file's name."""
 _PREAMBLE: Final = """# Reference of the files
 
@@ -50,8 +50,8 @@ def explain(key: str) -> str:
 
     Args:
         key: dotted, as ``rounds.quorum_sites`` or ``tuning.rank``; the shape may be named too, as
-            ``tuning.lora.rank``. Keys of site.toml start with ``site.``, those of aggregator.toml
-            with ``aggregator.``. Empty: the list of tables.
+            ``tuning.lora.rank``. Keys of site.toml start with ``site.``, those of policy.toml and
+            aggregator.toml with ``policy.`` and ``aggregator.``. Empty: the list of tables.
 
     Raises:
         ConfigError: there is no such key (``unknown_key``); the message has the nearest ones.

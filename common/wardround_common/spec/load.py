@@ -1,4 +1,4 @@
-"""Reading ``federation.toml``, ``site.toml`` and ``aggregator.toml``.
+"""Reading ``federation.toml``, ``site.toml``, ``policy.toml`` and ``aggregator.toml``.
 
 Promises:
 
@@ -23,6 +23,7 @@ from wardround_common.spec.base import Table
 from wardround_common.spec.federation import FederationSpec
 from wardround_common.spec.lines import key_lines
 from wardround_common.spec.outline import FileKind
+from wardround_common.spec.policy import PolicySpec
 from wardround_common.spec.problems import Source, key_text, problem_lines
 from wardround_common.spec.site import SiteSpec
 
@@ -69,6 +70,18 @@ def load_aggregator(path: Path) -> AggregatorSpec:
         ConfigError: as :func:`load_federation`, with the code ``aggregator_file`` for wrong content.
     """
     return _load(path, "aggregator", AggregatorSpec)
+
+
+def load_policy(path: Path) -> PolicySpec:
+    """Read a site's policy.
+
+    Args:
+        path: a TOML file of at most 1 MiB.
+
+    Raises:
+        ConfigError: as :func:`load_federation`, with the code ``policy_file`` for wrong content.
+    """
+    return _load(path, "policy", PolicySpec)
 
 
 def _load(path: Path, kind: FileKind, model: type[Model]) -> Model:

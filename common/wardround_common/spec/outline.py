@@ -12,13 +12,15 @@ from typing import Any, Final, Literal
 from wardround_common.spec.aggregator import AggregatorSpec
 from wardround_common.spec.base import Table
 from wardround_common.spec.federation import FederationSpec
+from wardround_common.spec.policy import PolicySpec
 from wardround_common.spec.site import SiteSpec
 
-FileKind = Literal["federation", "site", "aggregator"]
+FileKind = Literal["federation", "site", "policy", "aggregator"]
 Schema = Mapping[str, Any]
 MODELS: Final[dict[FileKind, type[Table]]] = {
     "federation": FederationSpec,
     "site": SiteSpec,
+    "policy": PolicySpec,
     "aggregator": AggregatorSpec,
 }
 

@@ -135,6 +135,12 @@ class SiteSpec(Table):
         description="Federation files that this site takes part in, relative to site.toml. A "
         "question about any other file is refused.",
     )
+    policy: str = Field(
+        default="policy.toml",
+        min_length=1,
+        description="The file that says what may leave, relative to site.toml. Without it the worker "
+        "does not start.",
+    )
     worker: Worker = Field(
         default_factory=Worker, description="The process that reads the data; it has no network."
     )

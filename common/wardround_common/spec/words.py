@@ -16,6 +16,11 @@ PATTERN_WORDS: Final = {
     r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$": "host and port, such as aggregator.example.org:443",
     r"^[A-Za-z0-9][A-Za-z0-9.\-]{0,252}$": "the name of a host, or an IPv4 address",
     r"^[0-9A-Za-z.\-\[\]:]{1,64}$": "an address of this machine, such as 0.0.0.0 or [::]",
+    rf"{HEX_DIGEST[:-1]}$|^none$": "none, or 64 lower-case hexadecimal digits",
+    r"^[A-Za-z0-9_.*]{1,200}$": "names of tensors, with * for any characters",
+    r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$": "a span of the day, such as "
+    "20:00-06:00",
+    r"^[a-z][a-z0-9_]{0,39}$": "lower-case letters, digits and _, starting with a letter",
     r"^[^\x00-\x1f\"\\]+$": "text without quotes and backslashes",
 }
 

@@ -40,11 +40,20 @@ class TrainBody(WireModel):
 
 
 class EvaluateBody(WireModel):
-    """Federated validation at one site; ``metric`` is None where it is undefined there."""
+    """Federated validation at one site.
+
+    Attributes:
+        loss: mean over the validation examples; None where there are none.
+        metric: None where it is undefined.
+        num_validation_subjects: behind both.
+        suppressed: there are too few subjects for any of the three to leave; then they are None,
+            None and 0.
+    """
 
     loss: Loss | None
     metric: float | None = Field(ge=0.0, le=1.0)
     num_validation_subjects: Count
+    suppressed: bool = False
 
 
 class CompareBody(WireModel):

@@ -33,6 +33,7 @@ import tomli_w
 
 from tests.e2e.network.hosts import Host, Hosts, User
 from wardround_client.data import catalogue
+from wardround_client.policy.papers import draft
 from wardround_server.aggregator.folder import AggregatorFolder
 from wardround_server.aggregator.records import RunRecord, all_runs
 
@@ -166,6 +167,8 @@ class Hospital:
             },
         }
         self.file.write_text(tomli_w.dumps(site))
+        (self.folder / "policy.toml").unlink(missing_ok=True)
+        draft(self.file, "none").chmod(0o644)
 
     def call(self, *words: str, user: User, host: Host) -> subprocess.CompletedProcess[str]:
         """A verb of ``wardround site``, to its end."""

@@ -1,0 +1,1 @@
+"""The hospital's policy: what may leave, judged where the data is."""

@@ -1,0 +1,224 @@
+"""The hospital's control point in its worker: what may leave is decided, looked at and written down.
+
+The rules:
+
+1. Each question is judged when it comes and again when its turn comes; a refusal is an entry in the
+   audit log, once.
+2. What was computed passes disclosure control and the egress guard before it is kept as an answer.
+3. An answer is handed over after an entry that says so is durable, each time that it is.
+4. Updates of a day are counted from the log, so that no restart begins a new day.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from wardround_client.policy.approvals import Approvals
+from wardround_client.policy.disclosure import disclosed
+from wardround_client.policy.egress import Leaving, guard
+from wardround_client.policy.rules import PolicyError, require_allowed
+from wardround_client.worker.answers import Stored
+from wardround_common.audit.entries import Value
+from wardround_common.audit.log import AuditLog
+from wardround_common.audit.verify import verified
+from wardround_common.canonical import canonical_bytes
+from wardround_common.durable import make_folder, replace_file
+from wardround_common.spec.federation import FederationSpec
+from wardround_common.spec.policy import PolicySpec
+from wardround_common.types import Digest, SiteId, sha256_hex
+from wardround_common.wire.layout import Packed, as_bytes
+from wardround_common.wire.step import MAX_RECEIPT_BYTES, Receipt, StepManifest, parse
+
+AUDIT: Final = "audit"
+APPROVALS: Final = "approvals"
+WITHHELD: Final = "withheld"
+_MAX_REFUSALS: Final = 10_000
+"""Entries of one life: who asks nonsense without end does not fill the disk."""
+
+
+def policy_digest(policy: PolicySpec) -> Digest:
+    """What names a policy in the log."""
+    return sha256_hex(canonical_bytes(policy.model_dump(mode="json")))
+
+
+class SiteControl:
+    """Judges, guards and records for one site.
+
+    Args:
+        site: its name.
+        policy: the hospital's.
+        state: the worker's folder: log, approvals and withheld answers are in it.
+        now: local time, with its zone.
+
+    Raises:
+        IntegrityError: the audit log is damaged.
+    """
+
+    def __init__(
+        self,
+        site: SiteId,
+        policy: PolicySpec,
+        state: Path,
+        now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+    ) -> None:
+        self._site = site
+        self._policy = policy
+        self._now = now
+        self._withheld = state / WITHHELD
+        self._approvals = Approvals(state / APPROVALS)
+        self._log = AuditLog(state / AUDIT)
+        self._log.append("policy_loaded", policy_sha256=policy_digest(policy))
+        self._lock = threading.Lock()
+        self._refused: set[tuple[str, str]] = set()
+        self._approved: set[str] = set()
+        self._norms: dict[str, float] = {}
+        self._updates = [  # day and manifest of each update that has left
+            (entry.at[:10], str(entry.fields["manifest_sha256"]))
+            for entry in verified(state / AUDIT).entries
+            if entry.event == "update_released" and entry.fields["kind"] == "train"
+        ]
+
+    def admit(self, manifest: StepManifest, federation: FederationSpec) -> None:
+        """Let a question pass that the policy allows now.
+
+        Args:
+            manifest: what is asked.
+            federation: the file that it names.
+
+        Raises:
+            PolicyError: the first rule that is broken, as its code.
+        """
+        require_allowed(self._policy, federation, manifest, self._now())
+        self._require_approval(manifest, federation)
+        if manifest.kind == "train":
+            self._require_rounds_left(manifest)
+        if self._policy.dry_run and self._withheld_path(manifest).exists():
+            raise _held_back()
+
+    def admit_subjects(self, num_subjects: int) -> None:
+        """Let a question pass if the site has enough training subjects.
+
+        Raises:
+            PolicyError: ``policy_subjects``.
+        """
+        if num_subjects < self._policy.limits.min_subjects:
+            raise PolicyError(
+                f"{num_subjects} training subjects, limits.min_subjects in policy.toml is "
+                f"{self._policy.limits.min_subjects}",
+                code="policy_subjects",
+            )
+
+    def clear(
+        self,
+        manifest: StepManifest,
+        federation: FederationSpec,
+        receipt: Receipt,
+        update: Packed | None,
+    ) -> Leaving:
+        """What may leave of a computed answer.
+
+        Raises:
+            PolicyError: it has another form (``egress_...``), or this is a dry run.
+        """
+        leaving = Leaving(disclosed(receipt, self._policy).to_bytes(), update)
+        norm = guard(
+            manifest,
+            self._site,
+            leaving,
+            coding=federation.exchange.update,
+            update_norm=self._policy.limits.update_norm or 0.0,
+        )
+        if self._policy.dry_run:
+            self._withhold(manifest, leaving)
+            raise _held_back()
+        if manifest.kind == "train":
+            self._norms = {manifest.digest(): norm}
+        return leaving
+
+    def release(self, manifest: StepManifest, stored: Stored) -> Stored:
+        """Write down that an answer is handed over now; it may be sent when this returns."""
+        fields: dict[str, Value] = {
+            **_question(manifest),
+            "receipt_sha256": sha256_hex(stored.receipt),
+            "bytes_out": len(stored.receipt) + stored.array_bytes,
+        }
+        receipt = parse(Receipt, stored.receipt, max_bytes=MAX_RECEIPT_BYTES)
+        if receipt.update_sha256 is not None:
+            fields["update_sha256"] = receipt.update_sha256
+        if manifest.digest() in self._norms:
+            fields["update_norm"] = self._norms[manifest.digest()]
+        self._log.append("update_released", **fields)
+        if manifest.kind == "train":
+            day = datetime.now(UTC).date().isoformat()
+            with self._lock:
+                self._updates.append((day, manifest.digest()))
+        return stored
+
+    def refused(self, manifest: StepManifest, code: str) -> None:
+        """Write down that a question was not answered, and why; once for each question and reason."""
+        with self._lock:
+            what = (manifest.digest(), code)
+            if what in self._refused or len(self._refused) >= _MAX_REFUSALS:
+                return
+            self._refused.add(what)
+        self._log.append("step_refused", **_question(manifest), code=code)
+
+    def _require_approval(self, manifest: StepManifest, federation: FederationSpec) -> None:
+        if self._policy.demands.approval == "none":
+            return
+        if not self._approvals.is_approved(manifest.run, manifest.spec_sha256):
+            self._approvals.ask(manifest, federation)
+            raise PolicyError(
+                f"run {manifest.run} waits for `wardround site approve SITE.toml {manifest.run}`",
+                code="policy_approval",
+            )
+        with self._lock:
+            is_new = manifest.run not in self._approved
+            self._approved.add(manifest.run)
+        if is_new:
+            self._log.append("run_approved", run=manifest.run, spec_sha256=manifest.spec_sha256)
+
+    def _require_rounds_left(self, manifest: StepManifest) -> None:
+        today = datetime.now(UTC).date().isoformat()
+        with self._lock:
+            sent = {digest for day, digest in self._updates if day == today}
+        if manifest.digest() in sent:
+            return  # the same stored bytes again
+        if len(sent) >= self._policy.limits.rounds_per_day:
+            raise PolicyError(
+                f"{len(sent)} updates have left today (UTC), limits.rounds_per_day in policy.toml is "
+                f"{self._policy.limits.rounds_per_day}",
+                code="policy_rounds_per_day",
+            )
+
+    def _withhold(self, manifest: StepManifest, leaving: Leaving) -> None:
+        path = self._withheld_path(manifest)
+        make_folder(path.parent)
+        if leaving.array is not None:
+            replace_file(path.with_suffix(".array"), as_bytes(leaving.array))
+        replace_file(path, leaving.receipt)
+        self._log.append(
+            "update_withheld", **_question(manifest), receipt_sha256=sha256_hex(leaving.receipt)
+        )
+
+    def _withheld_path(self, manifest: StepManifest) -> Path:
+        return self._withheld / manifest.run / f"{manifest.step}-{manifest.kind}.json"
+
+
+def _held_back() -> PolicyError:
+    return PolicyError(
+        "policy.toml says dry_run: the answer is kept, not sent", code="policy_dry_run"
+    )
+
+
+def _question(manifest: StepManifest) -> dict[str, Value]:
+    return {
+        "run": manifest.run,
+        "step": manifest.step,
+        "kind": manifest.kind,
+        "round": manifest.round,
+        "spec_sha256": manifest.spec_sha256,
+        "manifest_sha256": manifest.digest(),
+    }

@@ -1,0 +1,95 @@
+"""Disclosure control: what a receipt may say beside the update.
+
+Counts and scores of few subjects can single one out. So below ``limits.min_cell`` nothing of them
+leaves, and it is said that something was held back:
+
+1. Scores on fewer held-out subjects are withheld as a whole, with their count.
+2. A reliability curve with a smaller bin is withheld as a whole: the others and the total would give
+   the missing bin away.
+3. Metrics that the policy does not name are taken out.
+
+These are thresholds for published tables, as statistical offices use them; they do not add up over
+many releases like differential privacy does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from wardround_common.canonical import canonical_bytes
+from wardround_common.evaluation.scores import ModelScore, SiteComparison
+from wardround_common.spec.policy import PolicySpec
+from wardround_common.wire.bodies import CompareBody, DescribeBody, EvaluateBody
+from wardround_common.wire.step import Receipt, WireModel
+
+SUPPRESSED = "suppressed_small_cell"
+
+
+Held = Callable[[dict[str, Any], PolicySpec], WireModel]
+
+
+def disclosed(receipt: Receipt, policy: PolicySpec) -> Receipt:
+    """The receipt as it may leave; the same one where nothing has to be held back.
+
+    Args:
+        receipt: of any step.
+        policy: the site's.
+    """
+    body = _HELD_BACK.get(receipt.kind)
+    if body is None:
+        return receipt
+    kept = body(receipt.body, policy).model_dump(mode="json")
+    return receipt if kept == receipt.body else receipt.model_copy(update={"body": kept})
+
+
+def _describe(body: dict[str, Any], policy: PolicySpec) -> WireModel:
+    found = DescribeBody.model_validate(body)
+    if found.num_test_subjects >= policy.limits.min_cell:
+        return found
+    findings = tuple(sorted({*found.findings, SUPPRESSED}))
+    return found.model_copy(update={"num_test_subjects": 0, "findings": findings})
+
+
+def _evaluate(body: dict[str, Any], policy: PolicySpec) -> WireModel:
+    found = EvaluateBody.model_validate(body)
+    if found.num_validation_subjects >= policy.limits.min_cell:
+        return found
+    return EvaluateBody(loss=None, metric=None, num_validation_subjects=0, suppressed=True)
+
+
+def _compare(body: dict[str, Any], policy: PolicySpec) -> WireModel:
+    found = CompareBody.model_validate_json(canonical_bytes(body)).comparison
+    if found.federated.num_subjects < policy.limits.min_cell:
+        return CompareBody(comparison=_nothing(found))
+    kept = {
+        name: None if score is None else _score(score, policy)
+        for name in ("local", "federated", "personalised", "exact_head")
+        for score in (getattr(found, name),)
+    }
+    return CompareBody(comparison=found.model_copy(update=kept))
+
+
+def _score(score: ModelScore, policy: PolicySpec) -> ModelScore:
+    metrics = {name: value for name, value in score.metrics.items() if name in policy.allow.metrics}
+    bins = score.reliability
+    if bins is not None and any(each.count < policy.limits.min_cell for each in bins):
+        bins = None
+    return score.model_copy(update={"metrics": metrics, "reliability": bins})
+
+
+def _nothing(found: SiteComparison) -> SiteComparison:
+    """That there was a comparison, and nothing of what it came to."""
+    return SiteComparison(
+        local=None,
+        federated=ModelScore(
+            metrics={}, num_subjects=0, num_examples=0, reliability=None, calibration=None
+        ),
+        personalised=None,
+        exact_head=None,
+        difference=None,
+        difference_personalised=None,
+        verdict="not measurable",
+        notes=[*(note for note in found.notes if note != SUPPRESSED), SUPPRESSED][-16:],
+    )
+
+
+_HELD_BACK: dict[str, Held] = {"describe": _describe, "evaluate": _evaluate, "compare": _compare}

@@ -1,0 +1,1 @@
+"""The audit log: what must be provable later. Append-only, hash-chained, signed."""

@@ -1,0 +1,116 @@
+"""An audit log on disk.
+
+The rules:
+
+1. An entry is durable before what it speaks of happens: the call that appends it has fsynced it.
+2. Nothing is ever changed or removed; a torn last line, which nobody was told of, is cut off when the
+   log is opened, and an entry says so.
+3. A log that is damaged is not written to: :class:`IntegrityError`, and whoever needs it stops.
+4. Beside it lies its newest signed head. After a power cut that may be an older one, never a wrong one.
+"""
+
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from wardround_common.audit.entries import Entry, Event, Value
+from wardround_common.audit.heads import SignedHead, log_key
+from wardround_common.audit.tree import Tree
+from wardround_common.audit.verify import HEAD, LOG, verified
+from wardround_common.durable import append_line, make_folder
+from wardround_common.errors import IntegrityError
+
+_KEY: Final = "key"
+
+
+class AuditLog:
+    """One log, of one process at a time.
+
+    Args:
+        folder: made if absent, for its owner alone.
+
+    Raises:
+        IntegrityError: the log there is damaged (``audit_damaged``); it names the first bad entry.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        make_folder(folder)
+        self._path = folder / LOG
+        self._head_path = folder / HEAD
+        self._lock = threading.Lock()
+        self._refused = False
+        self._key = log_key(folder / _KEY)
+        torn = _cut_torn_line(self._path)
+        found = verified(folder)
+        if found.bad is not None:
+            raise IntegrityError(
+                f"{self._path}: entry {found.bad.index} is damaged ({found.bad.code}); keep the file "
+                "as evidence, restore the log from a backup, and start again",
+                code="audit_damaged",
+            )
+        self._tree: Tree = found.tree
+        if not found.tree.size:
+            self.append("log_opened", key=self._key.public)
+        if torn:
+            self.append("log_repaired", bytes_cut=torn)
+
+    @property
+    def head(self) -> SignedHead:
+        """The newest head."""
+        with self._lock:
+            return self._key.sign(self._tree.size, self._tree.root)
+
+    def append(self, event: Event, **fields: Value) -> SignedHead:
+        """Write an entry; it is durable when this returns.
+
+        Args:
+            event: what happens now, or has happened.
+            **fields: numbers, truth values and short codes.
+
+        Returns:
+            The head with this entry.
+
+        Raises:
+            OSError: the disk refused; the entry may be there or not.
+            IntegrityError: it refused before (``audit_unwritable``).
+            ValueError: a field is not allowed.
+        """
+        with self._lock:
+            if self._refused:
+                raise IntegrityError(
+                    f"{self._path} could not be written; see to the disk and start again",
+                    code="audit_unwritable",
+                )
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            before = self._tree.root.hex()
+            line = Entry(self._tree.size, at, event, fields, before).to_line()
+            self._refused = True  # until it is written: behind a torn line nothing may follow
+            append_line(self._path, line)
+            self._refused = False
+            self._tree.add(line)
+            head = self._key.sign(self._tree.size, self._tree.root)
+            self._put_head(head)
+            return head
+
+    def _put_head(self, head: SignedHead) -> None:
+        """Beside the log, whole or not at all; not fsynced, since the entry is."""
+        temporary = self._head_path.with_name(f".{HEAD}.tmp")
+        temporary.write_bytes(head.to_bytes())
+        os.replace(temporary, self._head_path)  # noqa: PTH105  one name for the crash tests to hook
+
+
+def _cut_torn_line(path: Path) -> int:
+    """Cut off a last line without an end; how many bytes it had."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return 0
+    whole = data.rfind(b"\n") + 1
+    torn = len(data) - whole
+    if torn:
+        with path.open("r+b") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+    return torn

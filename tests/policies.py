@@ -1,0 +1,53 @@
+"""Policies of test sites: one that allows all that a table federation asks for, and stricter ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from wardround_common.spec.policy import PolicySpec
+
+OPEN: dict[str, dict[str, Any]] = {
+    "allow": {
+        "tasks": ["classification", "entities"],
+        "steps": ["describe", "moments", "gram", "train", "evaluate", "compare"],
+        "backbones": ["none"],
+        "tensors": ["*"],
+        "metrics": ["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"],
+    },
+    "limits": {
+        "update_norm": 1e6,
+        "update_values": 10**9,
+        "min_subjects": 1,
+        "min_sites": 1,
+        "min_cell": 1,
+        "rounds_per_day": 10**6,
+    },
+    "demands": {"approval": "none", "differential_privacy": False, "secure_sums": False},
+}
+
+
+def policy(**changes: Any) -> PolicySpec:
+    """The open policy with keys of its tables changed: ``limits__min_sites=3``, ``dry_run=True``."""
+    return PolicySpec.model_validate_json(json.dumps(_changed(changes)))
+
+
+def write_policy(folder: Path, **changes: Any) -> Path:
+    """``policy.toml`` in a folder; see :func:`policy`."""
+    path = folder / "policy.toml"
+    path.write_text(tomli_w.dumps(_changed(changes)))
+    return path
+
+
+def _changed(changes: dict[str, Any]) -> dict[str, Any]:
+    raw: dict[str, Any] = {name: dict(table) for name, table in OPEN.items()}
+    for key, value in changes.items():
+        table, _, name = key.partition("__")
+        if not name:
+            raw[table] = value
+        elif value is None:
+            raw[table].pop(name, None)
+        else:
+            raw[table][name] = value
+    return raw
