@@ -12,9 +12,9 @@ OPEN: dict[str, dict[str, Any]] = {
     "allow": {
         "tasks": ["classification", "entities"],
         "steps": ["describe", "moments", "gram", "train", "evaluate", "compare"],
-        "backbones": ["none"],
+        "backbones": ["none", "f" * 64],
         "tensors": ["*"],
-        "metrics": ["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"],
+        "metrics": ["accuracy", "balanced_accuracy", "auc", "f1_macro"],
     },
     "limits": {
         "update_norm": 1e6,

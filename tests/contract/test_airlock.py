@@ -21,6 +21,7 @@ from wardround_client.worker.worker import SiteWorker
 from wardround_common.errors import WireError
 from wardround_common.rpc.frames import chunk_frames, head_frame, pieces
 from wardround_common.rpc.frames_pb2 import Frame
+from wardround_common.types import sha256_hex
 from wardround_common.wire.step import MAX_MANIFEST_BYTES, MAX_RECEIPT_BYTES, Receipt, parse
 
 KINDS = ("describe", "moments", "gram", "train", "evaluate", "compare")
@@ -99,24 +100,25 @@ def test_a_large_array_goes_both_ways_in_chunks(
     airlock: Airlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = airlock.hospital.question()
-    values = np.arange(2_500_000, dtype=np.float32)
-    manifest = asked.manifest.model_copy(
-        update={"state": (("rows", "float32", (len(values),)),), "reply": asked.manifest.state}
-    )
+    values = np.linspace(0.0, 1e-3, 2_500_000, dtype=np.float32)
+    sent = values[::-1].copy()
+    rows = (("rows", "float32", (len(values),)),)
+    manifest = asked.manifest.model_copy(update={"state": rows, "reply": rows})
     received: list[np.ndarray] = []
     receipt, _ = airlock.hospital.world.execute("a", asked.manifest)
 
     def execute(worker: SiteWorker, manifest: Any, state: Any) -> tuple[Any, Any]:
         received.append(state.copy())
-        fields = {"manifest_sha256": manifest.digest(), "update_sha256": None}
-        return receipt.model_copy(update=fields), values[::-1].copy()
+        fields = {"manifest_sha256": manifest.digest(), "tensors": manifest.reply}
+        fields["update_sha256"] = sha256_hex(sent.tobytes())
+        return receipt.model_copy(update=fields), sent
 
     monkeypatch.setattr(SiteWorker, "check", lambda worker, manifest: None)
     monkeypatch.setattr(SiteWorker, "execute", execute)
     answer = airlock.ask(Asked(manifest, memoryview(values).cast("B")))
     assert answer.failure == ""
     np.testing.assert_array_equal(received[0], values)
-    np.testing.assert_array_equal(answer.values, values[::-1])
+    np.testing.assert_array_equal(answer.values, sent)
 
 
 def test_coded_updates_remember_what_was_lost_over_a_restart(tmp_path: Path) -> None:

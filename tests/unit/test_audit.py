@@ -194,18 +194,28 @@ def test_a_damaged_log_is_not_written_to(copy: Path) -> None:
     assert lines_of(copy) == lines
 
 
-def test_after_a_disk_that_refused_nothing_follows(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_behind_half_an_entry_nothing_follows(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AuditLog(copy)
 
     def full(path: Path, line: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(line[:20])
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(log_module, "append_line", full)
-    with pytest.raises(OSError, match="no space"):
-        log.append("run_approved", run="0123456789abcdef")
-    monkeypatch.undo()
+    def stuck(path: Path, length: int) -> None:
+        raise OSError(5, "input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log_module, "append_line", full)
+        with pytest.raises(OSError, match="no space"):
+            log.append("run_approved", run="0123456789abcdef")
+    log.append("run_approved", run="0123456789abcdef")
+    assert verified(copy).tree.size == NUM_ENTRIES + 1, "half an entry was cut off"
+    with monkeypatch.context() as patched:
+        patched.setattr(log_module, "append_line", full)
+        patched.setattr("os.truncate", stuck)
+        with pytest.raises(OSError, match="input/output"):
+            log.append("run_approved", run="0123456789abcdef")
     with pytest.raises(IntegrityError) as caught:
         log.append("run_approved", run="0123456789abcdef")
     assert caught.value.code == "audit_unwritable"

@@ -17,7 +17,7 @@ from wardround_common.errors import ConfigError, DataError, RoundError
 
 FROZEN_VERBS = {
     *("explain", "schema", "validate", "backbone", "simulate", "report", "data"),
-    *("site", "aggregator"),
+    *("site", "aggregator", "audit"),
 }
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 

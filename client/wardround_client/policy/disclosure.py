@@ -51,8 +51,8 @@ def _describe(body: dict[str, Any], policy: PolicySpec) -> WireModel:
 
 def _evaluate(body: dict[str, Any], policy: PolicySpec) -> WireModel:
     found = EvaluateBody.model_validate(body)
-    if found.num_validation_subjects >= policy.limits.min_cell:
-        return found
+    if max(found.num_validation_subjects, 1) >= policy.limits.min_cell:
+        return found  # of nobody there is nothing to say, unless small numbers are to look alike
     return EvaluateBody(loss=None, metric=None, num_validation_subjects=0, suppressed=True)
 
 

@@ -51,6 +51,7 @@ class AuditLog:
                 code="audit_damaged",
             )
         self._tree: Tree = found.tree
+        self._num_bytes = self._path.stat().st_size if self._path.exists() else 0
         if not found.tree.size:
             self.append("log_opened", key=self._key.public)
         if torn:
@@ -73,8 +74,8 @@ class AuditLog:
             The head with this entry.
 
         Raises:
-            OSError: the disk refused; the entry may be there or not.
-            IntegrityError: it refused before (``audit_unwritable``).
+            OSError: the disk refused; the entry is not there.
+            IntegrityError: it refused before, and left half an entry (``audit_unwritable``).
             ValueError: a field is not allowed.
         """
         with self._lock:
@@ -86,13 +87,24 @@ class AuditLog:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             before = self._tree.root.hex()
             line = Entry(self._tree.size, at, event, fields, before).to_line()
-            self._refused = True  # until it is written: behind a torn line nothing may follow
-            append_line(self._path, line)
-            self._refused = False
+            self._put(line)
             self._tree.add(line)
             head = self._key.sign(self._tree.size, self._tree.root)
             self._put_head(head)
             return head
+
+    def _put(self, line: bytes) -> None:
+        """Write a line, or cut off what there is of it: behind a torn line nothing may follow."""
+        self._refused = True
+        try:
+            append_line(self._path, line)
+        except OSError:
+            if self._path.exists():
+                os.truncate(self._path, self._num_bytes)
+                self._refused = False
+            raise
+        self._num_bytes += len(line) + 1
+        self._refused = False
 
     def _put_head(self, head: SignedHead) -> None:
         """Beside the log, whole or not at all; not fsynced, since the entry is."""
