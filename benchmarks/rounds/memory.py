@@ -71,7 +71,6 @@ def case(num_sites: int, way: str) -> dict[str, Any]:
         "before_mib": sampled.before,
         "peak_mib": sampled.peak,
         "update_bytes": measured.num_bytes,
-        "round_s": statistics.median(measured.overhead_s),
     }
 
 
@@ -83,12 +82,11 @@ def table(cases: list[dict[str, Any]]) -> str:
         "before the run, MiB",
         "peak of the run, MiB",
         "each site beyond two, models",
-        "round, s",
     )
-    rows = [f"| {' | '.join(titles)} |", "|---|--:|--:|--:|--:|--:|"]
+    rows = [f"| {' | '.join(titles)} |", "|---|--:|--:|--:|--:|"]
     rows += [
         f"| {case['way']} | {case['sites']} | {case['before_mib']:.0f} | {case['peak_mib']:.0f} "
-        f"| {_growth(case, cases)} | {case['round_s']:.1f} |"
+        f"| {_growth(case, cases)} |"
         for case in cases
     ]
     return "\n".join(rows)
