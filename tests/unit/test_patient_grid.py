@@ -101,6 +101,17 @@ def test_a_reply_whose_parts_are_on_their_way_holds_nobody_up(
     assert codes(grid.pull_messages(["q1"])) == {"q1": UNKNOWN}
 
 
+def test_one_reply_at_a_time_is_in_memory(superlink: SuperLink, grid: PatientGrid) -> None:
+    superlink.replies = [("q1", "r1"), ("q2", "r2")]
+    superlink.parts |= {"r1": b"no message", "r2": b"no message either"}
+    wanted = ["q1", "q2"]
+    (first,) = codes(grid.pull_messages(wanted))
+    assert superlink.fetched == ["r1"]
+    wanted.remove(first)
+    assert codes(grid.pull_messages(wanted)) == {"q2": UNKNOWN}
+    assert superlink.fetched == ["r1", "r2"]
+
+
 def test_a_reply_that_is_larger_than_any_answer_is_an_error(
     superlink: SuperLink, grid: PatientGrid
 ) -> None:

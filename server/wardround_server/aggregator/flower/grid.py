@@ -4,7 +4,9 @@ What differs from flwr's own:
 
 1. A reply whose parts are still on their way holds nobody up: the others are handed over, and its
    parts are looked for again at the next call. flwr waits for it, up to minutes, in steps of a
-   second. A reply that does not become whole within three minutes is reported as lost.
+   second. A reply that does not become whole within three minutes is reported as lost. Whole replies
+   are handed over one a call, and the parts of a reply are asked for once its last one is there: so one
+   reply is in memory, and the others wait in the SuperLink's database.
 2. While the SuperLink is away, calls are tried again every second instead of every twenty.
 3. What was pulled is complete or is lost as a whole; the carrier then asks again.
 4. The SuperLink hands a reply over once, and flwr asks again by itself where the answer was lost on its
@@ -54,7 +56,7 @@ class _Arriving:
     """A reply, and those of its parts that are here.
 
     Attributes:
-        message_id: names it, and is the first part of its tree.
+        message_id: names it, and is the last part of its tree, which is sent last.
         question_id: the message that it answers.
         node_id: who sent it, as the SuperLink knows.
         names: its parts.
@@ -157,6 +159,7 @@ class PatientGrid(Grid):
             elif len(reply.parts) == len(reply.names):
                 del self._arriving[reply.message_id]
                 whole.append(self._finished(reply))
+                break
         return whole
 
     def send_and_receive(
@@ -196,16 +199,22 @@ class PatientGrid(Grid):
         return on_backoff
 
     def _fetch(self, reply: _Arriving) -> None:
+        if reply.message_id not in reply.parts and not self._fetch_of(reply, [reply.message_id]):
+            return
         missing = [name for name in reply.names if name not in reply.parts]
         for at in range(0, len(missing), _PARTS_AT_ONCE):
-            names = missing[at : at + _PARTS_AT_ONCE]
-            for name, content in zip(names, self._pool.map(self._part, names), strict=True):
-                if content is None:
-                    reply.lost = True
-                elif content:
-                    reply.parts[name] = content
+            self._fetch_of(reply, missing[at : at + _PARTS_AT_ONCE])
             if reply.lost or reply.num_bytes > self._max_reply_bytes:
                 return
+
+    def _fetch_of(self, reply: _Arriving, names: list[str]) -> bool:
+        """Ask for some parts, at the same time; whether all of them are here."""
+        for name, content in zip(names, self._pool.map(self._part, names), strict=True):
+            if content is None:
+                reply.lost = True
+            elif content:
+                reply.parts[name] = content
+        return all(name in reply.parts for name in names)
 
     def _part(self, name: str) -> bytes | None:
         """The content of a part; empty while it is on its way, None if it is gone."""
