@@ -106,6 +106,7 @@ def environment(folder: Path, home: Path) -> dict[str, str]:
     return {
         **inherited,
         **_QUIET,
+        "MALLOC_ARENA_MAX": "1",  # else each thread that moved an update keeps its size
         "PATH": os.pathsep.join((programs, inherited.get("PATH", os.defpath))),
         "FLWR_HOME": str(home),
         FOLDER_VARIABLE: str(folder),
