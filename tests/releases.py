@@ -1,5 +1,7 @@
 """What has left a site: every answer that its node got from its worker, written down by the node.
 
+Beside it, in ``.wire``, is everything of it but arrays: receipts and failures, byte for byte.
+
 What it promises: a line is in the file before the node does anything with the answer, so nothing can
 leave the site that is not in it, whatever is killed. Nothing of node or worker is replaced. A receipt
 names its array by digest and carries the seconds that the step took: a second computation of a step
@@ -70,6 +72,8 @@ class _Noted:
 
     def execute(self, document: bytes, *rest: Any, **more: Any) -> AirlockAnswer:
         answer: AirlockAnswer = self._airlock.execute(document, *rest, **more)
+        with self._file.with_suffix(".wire").open("ab") as wire:
+            wire.write(b"\n".join((answer.document, answer.failure.encode(), b"")))
         if not answer.failure:
             asked = json.loads(document)
             release = {name: asked[name] for name in ("run", "step", "kind", "round")}

@@ -3,7 +3,8 @@
 The rules, in the order in which they are applied; the first that fails names the refusal:
 
 1. The receipt is canonical JSON of bounded size and exactly of our form.
-2. It answers *this* manifest (digest), as *this* site, which is in the cohort, for the first time.
+2. It answers *this* manifest (digest), as *this* site, which is in the cohort, for the first time; the
+   head of the site's audit log, where there is one, is signed by the key that it names.
 3. Its tensor list is the manifest's: same names, order, dtypes, shapes.
 4. The byte count is the promised one. Until here nothing was allocated for the array.
 5. The array's digest is the receipt's; an array handed over within one process may have none, and one
@@ -28,7 +29,7 @@ from pydantic import ValidationError
 
 from wardround_common import __version__
 from wardround_common.canonical import canonical_bytes
-from wardround_common.errors import RefusedError, WireError
+from wardround_common.errors import IntegrityError, RefusedError, WireError
 from wardround_common.exact_head import can_be_sums
 from wardround_common.moments import can_be_moments
 from wardround_common.types import Digest, SiteId, sha256_hex
@@ -100,6 +101,7 @@ def admit(
     """
     receipt = received if isinstance(received, Receipt) else _parsed(received)
     _check_identity(manifest, site, receipt)
+    _check_head(receipt)
     _check_layout(manifest, receipt, update, decoder)
     _check_weight(manifest, site, receipt, subjects_of)
     if digest is None and update is not None:
@@ -138,6 +140,15 @@ def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> N
     for holds, code in checks:
         if not holds:
             raise RefusedError("the receipt does not answer this manifest", code=code)
+
+
+def _check_head(receipt: Receipt) -> None:
+    if receipt.head is None:
+        return
+    try:
+        receipt.head.verify()
+    except IntegrityError as error:
+        raise RefusedError("the head of the site's log is not signed", code=error.code) from error
 
 
 def _check_layout(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.malformed import MALFORMED, NORM
 from tests.support import (
@@ -20,6 +21,7 @@ from tests.support import (
     manifest_of,
     with_update,
 )
+from wardround_common.audit.heads import LogKey
 from wardround_common.canonical import canonical_bytes
 from wardround_common.errors import RefusedError
 from wardround_common.spec.exchange import Int8Update
@@ -86,6 +88,16 @@ def test_refuses_a_malformed_update_and_admits_its_unmodified_twin(kind: str) ->
 
 def test_there_are_more_than_thirty_kinds() -> None:
     assert len(MALFORMED) >= 30
+
+
+def test_the_head_of_a_sites_log_is_signed_or_refused() -> None:
+    honest, _ = _arrivals()
+    head = LogKey(Ed25519PrivateKey.generate()).sign(7, b"\1" * 32).model_dump()
+    admitted = _judge(_manifest(), edited(honest, head=head))
+    assert admitted.receipt.head is not None
+    assert admitted.receipt.head.size == 7
+    assert _code(_manifest(), edited(honest, head={**head, "size": 6})) == "head_signature"
+    assert _code(_manifest(), edited(honest, head={**head, "note": "x"})) == "message_form"
 
 
 def test_refuses_a_site_that_is_not_in_the_cohort() -> None:

@@ -6,7 +6,8 @@ The rules:
    audit log, once.
 2. What was computed passes disclosure control and the egress guard before it is kept as an answer.
 3. An answer is handed over after an entry that says so is durable, each time that it is.
-4. Updates of a day are counted from the log, so that no restart begins a new day.
+4. Each answer carries the log's signed head, so that the aggregator keeps what this site cannot change.
+5. Updates of a day are counted from the log, so that no restart begins a new day.
 """
 
 import threading
@@ -122,7 +123,8 @@ class SiteControl:
         Raises:
             PolicyError: it has another form (``egress_...``), or this is a dry run.
         """
-        leaving = Leaving(disclosed(receipt, self._policy).to_bytes(), update)
+        shown = disclosed(receipt, self._policy).model_copy(update={"head": self._log.head})
+        leaving = Leaving(shown.to_bytes(), update)
         norm = guard(
             manifest,
             self._site,

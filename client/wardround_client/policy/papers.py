@@ -96,8 +96,8 @@ def judged(site_file: Path, now: datetime) -> list[Judged]:
         file = resolve(base, path)
         spec = load_federation(file)
         shared = SharedModel(spec)
-        refusals = {
-            manifest.kind: tuple(broken(policy, spec, manifest, now))
+        refusals: dict[str, tuple[str, ...]] = {
+            str(manifest.kind): tuple(broken(policy, spec, manifest, now))
             for manifest in _questions(spec, shared)
         }
         found.append(Judged(spec.federation.name, file, refusals))

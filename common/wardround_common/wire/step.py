@@ -17,6 +17,7 @@ from pydantic import (
     model_serializer,
 )
 
+from wardround_common.audit.heads import SignedHead
 from wardround_common.canonical import canonical_bytes, parse_canonical
 from wardround_common.errors import WireError
 from wardround_common.tuning.lora_factors import layout_at_rank
@@ -154,6 +155,7 @@ class Receipt(WireModel):
         num_examples: training examples behind it.
         body: numbers of this kind of step; see :mod:`wardround_common.wire.bodies`.
         seconds: time by phase, in seconds; measured, hence not part of any result.
+        head: of the site's audit log before this answer, for others to keep; None in a simulation.
     """
 
     protocol: Literal[1] = 1
@@ -169,6 +171,13 @@ class Receipt(WireModel):
     num_examples: int = Field(ge=0, le=MAX_COUNT)
     body: dict[str, Any] = Field(default_factory=dict)
     seconds: dict[Phase, Seconds] = Field(default_factory=dict)
+    head: SignedHead | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_head(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Receipts without a head have the bytes that they always had."""
+        fields: dict[str, Any] = write(self)
+        return fields if self.head else {k: v for k, v in fields.items() if k != "head"}
 
 
 @lru_cache(maxsize=2)

@@ -141,6 +141,25 @@ def stop(folder: Path, run: str) -> None:
 
 @aggregator.command()
 @_FOLDER
+@_RUN
+@click.argument("site", metavar="SITE")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.json")
+def head(folder: Path, run: str, site: str, out: Path) -> None:
+    """Write the newest head of a site's audit log that came with its answers in a run.
+
+    With it the site proves, or cannot prove, that its log is what it was then:
+    `wardround audit verify DIR --head FILE.json`.
+    """
+    from wardround_server.aggregator.heads import newest_head
+    from wardround_server.aggregator.records import find_run
+
+    found = newest_head(find_run(_opened(folder), run).path, site)
+    out.write_bytes(found.to_bytes())
+    click.echo(f"{out}: {found.size} entries, key {found.key}")
+
+
+@aggregator.command()
+@_FOLDER
 @_JSON
 def status(folder: Path, *, as_json: bool) -> int:
     """Say how everything is. Exit status 1 if something that should run does not."""
