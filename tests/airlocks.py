@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch._dynamo  # noqa: F401  else the first training would, for seconds that tests count
 
-from tests.policies import write_policy
+from tests.policies import COORDINATOR, write_policy
 from tests.unit.test_worker import World
 from wardround_client.airlock.client import AirlockAnswer, AirlockClient
 from wardround_client.airlock.server import AirlockServer
@@ -113,10 +113,13 @@ class Hospital:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question."""
+    """A question, signed by the tests' coordinator whatever it is."""
 
     manifest: StepManifest
     array: memoryview
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "manifest", self.manifest.signed(COORDINATOR))
 
     @property
     def document(self) -> bytes:

@@ -128,6 +128,7 @@ class Site:
         self._tls_key = new_key()
         self.key = node_key(folder / "node.key")
         (folder / "site.key").write_bytes(self._tls_key)
+        self.own: dict[str, Any] = {}
         self._releases = folder / "releases.jsonl"
         self.request = folder / f"{name}.request.json"
         self._write_request()
@@ -142,6 +143,7 @@ class Site:
         found = read_kit(kit)
         (self.folder / "ca.pem").write_text(found.authority)
         (self.folder / "site.pem").write_text(found.certificate)
+        self.own = {"allow__coordinators": [found.coordinator]}
         self.write(found.aggregator)
 
     def write(self, aggregator: str) -> None:
@@ -162,7 +164,7 @@ class Site:
             "node": {"aggregator": aggregator},
         }
         self.file.write_text(tomli_w.dumps(_without_none(table)))
-        write_policy(self.folder)
+        write_policy(self.folder, **self.own)
 
     def start(self) -> None:
         """Start worker and node."""

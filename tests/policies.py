@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from wardround_common.crypto.signing import SigningKey
 from wardround_common.spec.policy import PolicySpec
 
+COORDINATOR = SigningKey(Ed25519PrivateKey.from_private_bytes(b"coordinator of the tests' sites!"))
 OPEN: dict[str, dict[str, Any]] = {
     "allow": {
+        "coordinators": [COORDINATOR.public],
         "tasks": ["classification", "entities"],
         "steps": ["describe", "moments", "gram", "train", "evaluate", "compare"],
         "backbones": ["none", "f" * 64],

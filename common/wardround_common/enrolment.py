@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import Field, ValidationError, field_validator
 
+from wardround_common.crypto.signing import PublicKey
 from wardround_common.errors import ConfigError
 from wardround_common.wire.step import SiteName, WireModel
 
@@ -66,6 +67,7 @@ class EnrolmentKit(WireModel):
         consortium: the authority's name, for people.
         aggregator: front door, ``host:port``.
         authority: the consortium's certificate; PEM.
+        coordinator: public key that signs every question, for the site's policy.
         certificate: the site's client certificate; PEM.
     """
 
@@ -74,6 +76,7 @@ class EnrolmentKit(WireModel):
     consortium: Annotated[str, Field(min_length=1, max_length=64)]
     aggregator: Address
     authority: Pem
+    coordinator: PublicKey
     certificate: Pem
 
 

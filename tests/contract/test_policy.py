@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.airlocks import Asked, Counted, Hospital
-from tests.policies import write_policy
+from tests.policies import COORDINATOR, write_policy
 from wardround_client.cli import site
 from wardround_client.policy import control as control_module
 from wardround_client.policy.control import AUDIT
 from wardround_common.audit.entries import Entry
 from wardround_common.audit.verify import verified
+from wardround_common.crypto.signing import SigningKey
 from wardround_common.errors import ConfigError
+from wardround_common.wire.step import StepManifest
 
 RUN = "0123456789abcdef"
 VIOLATIONS: dict[str, dict[str, Any]] = {
+    "policy_coordinator": {"allow__coordinators": ["0" * 64]},
     "policy_task": {"allow__tasks": ["entities"]},
     "policy_step": {"allow__steps": ["describe"]},
     "policy_backbone": {"allow__backbones": ["0" * 64]},
@@ -38,6 +42,7 @@ VIOLATIONS: dict[str, dict[str, Any]] = {
 }
 """Rule -> what breaks it for a training step."""
 ABSENT = {
+    "policy_coordinator": "allow__coordinators",
     "policy_task": "allow__tasks",
     "policy_step": "allow__steps",
     "policy_backbone": "allow__backbones",
@@ -113,6 +118,55 @@ def test_an_aggregator_that_asks_for_more_gets_a_refusal_and_no_data(
     counted = Counted(monkeypatch)
     assert failure(hospital, hospital.question(**fields)) == code
     assert counted.computed == []
+
+
+TAMPERED: dict[str, Any] = {
+    "run": "f" * 16,
+    "step": 4,
+    "round": 2,
+    "sites": ("a", "b"),
+    "update_norm": 1.0,
+    "subjects": 7,
+    "bound": 50.0,
+    "seed": 4,
+    "state_sha256": "f" * 64,
+    "coordinator": "0" * 64,
+    "signature": "0" * 128,
+}
+
+
+@pytest.mark.parametrize("field", TAMPERED)
+def test_a_question_that_was_changed_on_its_way_is_refused(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    counted, asked = Counted(monkeypatch), hospital.question()
+    changed = asked.manifest.model_copy(update={field: TAMPERED[field]})
+    object.__setattr__(asked, "manifest", changed)
+    assert failure(hospital, asked) == "policy_signature"
+    assert counted.computed == []
+
+
+def test_a_question_that_nobody_signed_is_refused_and_so_is_a_strangers(
+    hospital: Hospital,
+) -> None:
+    asked, stranger = hospital.question(), SigningKey(Ed25519PrivateKey.generate())
+    honest = asked.manifest
+    unsigned = honest.model_copy(update={"coordinator": None, "signature": None})
+    object.__setattr__(asked, "manifest", unsigned)
+    assert failure(hospital, asked) == "policy_signature"
+    object.__setattr__(asked, "manifest", unsigned.signed(stranger))
+    assert failure(hospital, asked) == "policy_coordinator"
+    object.__setattr__(asked, "manifest", honest)
+    assert failure(hospital, asked) == ""
+
+
+def test_twin_without_a_look_at_the_signature_a_changed_question_is_answered(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepManifest, "is_signed", property(lambda manifest: True))
+    asked = hospital.question()
+    object.__setattr__(asked, "manifest", asked.manifest.model_copy(update={"subjects": 77}))
+    assert failure(hospital, asked) == ""
 
 
 def test_twin_without_the_policy_the_site_would_train_for_it(
@@ -209,7 +263,8 @@ def test_a_dry_run_shows_what_would_leave_and_sends_nothing(hospital: Hospital) 
     with hospital.airlock() as airlock:
         real = airlock.ask(asked)
     assert real.array == array
-    assert {**json.loads(real.receipt), "seconds": {}} == {**json.loads(receipt), "seconds": {}}
+    own = {"seconds": {}, "head": None}
+    assert {**json.loads(real.receipt), **own} == {**json.loads(receipt), **own}
 
 
 def test_without_a_policy_the_worker_does_not_start(hospital: Hospital) -> None:
@@ -223,6 +278,15 @@ def test_without_a_policy_the_worker_does_not_start(hospital: Hospital) -> None:
 def test_a_draft_allows_what_the_federation_asks_and_is_never_replaced(hospital: Hospital) -> None:
     (hospital.folder / "policy.toml").unlink()
     invoke("policy", hospital.file, "--draft", "--approval", "none")
+    done = invoke("policy", hospital.file, "--json")
+    (judged,) = json.loads(done.output)
+    assert all("policy_coordinator" in codes for codes in judged["refusals"].values()), "no kit"
+    drafted = (hospital.folder / "policy.toml").read_text()
+    signed = drafted.replace("coordinators = []", f'coordinators = ["{COORDINATOR.public}"]')
+    (hospital.folder / "policy.toml").write_text(signed)
+    (hospital.folder / "coordinator.pub").write_text(f"{COORDINATOR.public}\n")
+    with hospital.file.open("a") as file:
+        file.write('[node]\naggregator = "localhost:1"\n')
     done = invoke("policy", hospital.file, "--json")
     (judged,) = json.loads(done.output)
     assert set(judged["refusals"]) == {

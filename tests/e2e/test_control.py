@@ -12,9 +12,10 @@ import pytest
 from tests.consortium import WARDROUND, Consortium, Site
 from tests.policies import write_policy
 from wardround_common.audit.entries import Entry, parse_entry
-from wardround_common.audit.heads import log_key, parse_head
+from wardround_common.audit.heads import parse_head, sign_head
 from wardround_common.audit.tree import Tree
 from wardround_common.audit.verify import HEAD, LOG, verified
+from wardround_common.crypto.signing import signing_key
 from wardround_server.aggregator.records import RunRecord
 
 pytestmark = pytest.mark.slow
@@ -82,7 +83,8 @@ def rewritten(folder: Path, out: Path) -> None:
         lines.append(new + b"\n")
         tree.add(new)
     (out / LOG).write_bytes(b"".join(lines))
-    (out / HEAD).write_bytes(log_key(out / "key").sign(tree.size, tree.root).to_bytes())
+    head = sign_head(signing_key(out / "key"), tree.size, tree.root)
+    (out / HEAD).write_bytes(head.to_bytes())
 
 
 def test_a_history_that_a_site_writes_anew_does_not_fit_the_aggregators_head(
@@ -102,7 +104,7 @@ def test_a_history_that_a_site_writes_anew_does_not_fit_the_aggregators_head(
 
 def test_a_run_waits_for_a_hospitals_approval_and_goes_on(consortium: Consortium) -> None:
     site = consortium.sites["a"]
-    write_policy(site.folder, demands__approval="run")
+    write_policy(site.folder, **site.own, demands__approval="run")
     assert site.worker is not None
     site.worker.end()
     site.worker.start()

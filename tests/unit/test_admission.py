@@ -21,8 +21,9 @@ from tests.support import (
     manifest_of,
     with_update,
 )
-from wardround_common.audit.heads import LogKey
+from wardround_common.audit.heads import sign_head
 from wardround_common.canonical import canonical_bytes
+from wardround_common.crypto.signing import SigningKey
 from wardround_common.errors import RefusedError
 from wardround_common.spec.exchange import Int8Update
 from wardround_common.types import SiteId, sha256_hex
@@ -92,7 +93,7 @@ def test_there_are_more_than_thirty_kinds() -> None:
 
 def test_the_head_of_a_sites_log_is_signed_or_refused() -> None:
     honest, _ = _arrivals()
-    head = LogKey(Ed25519PrivateKey.generate()).sign(7, b"\1" * 32).model_dump()
+    head = sign_head(SigningKey(Ed25519PrivateKey.generate()), 7, b"\1" * 32).model_dump()
     admitted = _judge(_manifest(), edited(honest, head=head))
     assert admitted.receipt.head is not None
     assert admitted.receipt.head.size == 7

@@ -2,7 +2,7 @@
 
 1. Private keys are made here, readable by their owner only, and never overwritten.
 2. A kit is installed only if it is for this site, for the key made here, and signed by the authority
-   that it brings. An authority that is already there is not replaced by another one.
+   that it brings. An authority or coordinator's key that is already there is not replaced.
 """
 
 import os
@@ -92,7 +92,9 @@ def install_kit(file: Path, kit_file: Path) -> EnrolmentKit:
             "if that is right, write it into the file and run this again",
             code="kit_aggregator",
         )
-    _install_authority(resolve(base, node.ca), kit)
+    _install_once(resolve(base, node.ca), kit.authority.encode(), "authority")
+    coordinator = f"{kit.coordinator}\n".encode()
+    _install_once(resolve(base, node.coordinator), coordinator, "coordinator")
     replace_file(resolve(base, node.certificate), kit.certificate.encode())
     return kit
 
@@ -172,12 +174,11 @@ def _spki(key: Any) -> bytes:
     return bytes(key.public_bytes(encoding, form))
 
 
-def _install_authority(path: Path, kit: EnrolmentKit) -> None:
-    data = kit.authority.encode()
+def _install_once(path: Path, data: bytes, what: str) -> None:
     if path.exists() and path.read_bytes() != data:
         raise ConfigError(
-            f"{path}: another authority is installed; if the consortium has a new one, and you have "
+            f"{path}: another {what} is installed; if the consortium has a new one, and you have "
             "heard so from the coordinator, remove the file and run this again",
-            code="kit_authority",
+            code=f"kit_{what}",
         )
     replace_file(path, data)

@@ -31,6 +31,7 @@ DRAFT: Final = """\
 # federation files ask for that site.toml names. `wardround explain policy` documents each key.
 
 [allow]
+coordinators = {coordinators}
 tasks = {tasks}
 steps = {steps}
 backbones = {backbones}
@@ -97,7 +98,7 @@ def judged(site_file: Path, now: datetime) -> list[Judged]:
         spec = load_federation(file)
         shared = SharedModel(spec)
         refusals: dict[str, tuple[str, ...]] = {
-            str(manifest.kind): tuple(broken(policy, spec, manifest, now))
+            str(manifest.kind): tuple(broken(policy, spec, _asked(manifest, site, base), now))
             for manifest in _questions(spec, shared)
         }
         found.append(Judged(spec.federation.name, file, refusals))
@@ -127,6 +128,7 @@ def draft(site_file: Path, approval: Approval) -> Path:
     asked = [q for spec, model in zip(specs, models, strict=True) for q in _questions(spec, model)]
     layouts = [question.reply_layout for question in asked if question.kind == "train"]
     words: dict[str, object] = {
+        "coordinators": _coordinators(site, base),
         "tasks": sorted({spec.task.kind for spec in specs}),
         "steps": list(dict.fromkeys(question.kind for question in asked)),
         "backbones": sorted({model.backbone_digest or "none" for model in models}),
@@ -142,6 +144,18 @@ def draft(site_file: Path, approval: Approval) -> Path:
     }
     file.write_text(DRAFT.format(**{key: toml_literal(value) for key, value in words.items()}))
     return file
+
+
+def _coordinators(site: SiteSpec, base: Path) -> list[str]:
+    """The key that the kit brought; none before there is a kit."""
+    path = None if site.node is None else resolve(base, site.node.coordinator)
+    return [path.read_text().strip()] if path is not None and path.exists() else []
+
+
+def _asked(manifest: StepManifest, site: SiteSpec, base: Path) -> StepManifest:
+    """The question as the coordinator of the kit would ask it."""
+    key = next(iter(_coordinators(site, base)), None)
+    return manifest.model_copy(update={"coordinator": key})
 
 
 def _pattern(name: str) -> str:

@@ -37,8 +37,11 @@ def require_allowed(
         now: local time.
 
     Raises:
-        PolicyError: the first rule that is broken, as its code.
+        PolicyError: the first rule that is broken, as its code; ``policy_signature`` if who asks has
+            not signed.
     """
+    if not manifest.is_signed:
+        raise PolicyError("the coordinator has not signed this question", code="policy_signature")
     for code in broken(policy, federation, manifest, now):
         raise PolicyError(f"policy.toml does not allow this question: {code}", code=code)
 
@@ -53,6 +56,10 @@ def broken(
     hours = policy.limits.hours
     if hours is not None and not any(_within(span, now.time()) for span in hours):
         yield "policy_hours"
+
+
+def _coordinator(policy: PolicySpec, _: FederationSpec, manifest: StepManifest) -> bool:
+    return manifest.coordinator in policy.allow.coordinators
 
 
 def _task(policy: PolicySpec, federation: FederationSpec, _: StepManifest) -> bool:
@@ -106,6 +113,7 @@ def _secure_sums(policy: PolicySpec, _: FederationSpec, __: StepManifest) -> boo
 
 
 RULES: dict[str, Rule] = {
+    "policy_coordinator": _coordinator,
     "policy_task": _task,
     "policy_step": _step,
     "policy_backbone": _backbone,

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from wardround_common.audit.entries import Entry, Event, Value
-from wardround_common.audit.heads import SignedHead, log_key
+from wardround_common.audit.heads import SignedHead, sign_head
 from wardround_common.audit.tree import Tree
 from wardround_common.audit.verify import HEAD, LOG, verified
+from wardround_common.crypto.signing import signing_key
 from wardround_common.durable import append_line, make_folder
 from wardround_common.errors import IntegrityError
 
@@ -41,7 +42,7 @@ class AuditLog:
         self._head_path = folder / HEAD
         self._lock = threading.Lock()
         self._refused = False
-        self._key = log_key(folder / _KEY)
+        self._key = signing_key(folder / _KEY)
         torn = _cut_torn_line(self._path)
         found = verified(folder)
         if found.bad is not None:
@@ -61,7 +62,7 @@ class AuditLog:
     def head(self) -> SignedHead:
         """The newest head."""
         with self._lock:
-            return self._key.sign(self._tree.size, self._tree.root)
+            return sign_head(self._key, self._tree.size, self._tree.root)
 
     def append(self, event: Event, **fields: Value) -> SignedHead:
         """Write an entry; it is durable when this returns.
@@ -89,7 +90,7 @@ class AuditLog:
             line = Entry(self._tree.size, at, event, fields, before).to_line()
             self._put(line)
             self._tree.add(line)
-            head = self._key.sign(self._tree.size, self._tree.root)
+            head = sign_head(self._key, self._tree.size, self._tree.root)
             self._put_head(head)
             return head
 

@@ -16,12 +16,18 @@ Step = Literal["describe", "moments", "gram", "train", "evaluate", "compare"]
 """As in :mod:`wardround_common.wire.step`, which imports more than a file needs."""
 BackboneDigest = Annotated[str, Field(pattern=rf"{HEX_DIGEST[:-1]}$|^none$")]
 Hours = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$")]
+CoordinatorKey = Annotated[str, Field(pattern=HEX_DIGEST)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 
 class Allow(Table):
     """What a federation may be about."""
 
+    coordinators: tuple[CoordinatorKey, ...] = Field(
+        default=(),
+        description="Public keys of who may ask, as the kit brought them (coordinator.pub). A "
+        "question that none of them has signed is refused.",
+    )
     tasks: tuple[Literal["classification", "entities"], ...] = Field(
         default=(), description="Kinds of task."
     )

@@ -102,6 +102,10 @@ class Node(Table):
         pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$", description="Aggregator's front door, host:port."
     )
     ca: str = Field(default="ca.pem", description="Certificate of the consortium's authority.")
+    coordinator: str = Field(
+        default="coordinator.pub",
+        description="Public key that signs every question, from its kit; policy.toml names it.",
+    )
     key: str = Field(
         default="node.key", description="Private key that Flower knows this node by (ECDSA)."
     )

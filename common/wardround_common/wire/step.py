@@ -19,6 +19,7 @@ from pydantic import (
 
 from wardround_common.audit.heads import SignedHead
 from wardround_common.canonical import canonical_bytes, parse_canonical
+from wardround_common.crypto.signing import PublicKey, Signature, SigningKey, is_signed
 from wardround_common.errors import WireError
 from wardround_common.tuning.lora_factors import layout_at_rank
 from wardround_common.types import HEX_DIGEST, SITE_NAME, Digest, TensorSpec, sha256_hex
@@ -28,6 +29,8 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_RECEIPT_BYTES = 1 * 2**20
 MAX_COUNT = 10**12
 """Counts above this are no hospital's; sums of such counts stay exact in float64."""
+
+_MANIFEST = "manifest"
 
 StepKind = Literal["describe", "moments", "gram", "train", "evaluate", "compare"]
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
@@ -99,6 +102,8 @@ class StepManifest(WireModel):
         bound: largest magnitude of a value in the reply.
         seed: the run's seed.
         moments: how numeric columns are standardised, once that is known.
+        coordinator: public key of who asks; None in a simulation.
+        signature: by that key, over all the rest; None likewise.
     """
 
     protocol: Literal[1] = 1
@@ -118,6 +123,28 @@ class StepManifest(WireModel):
     bound: float = Field(gt=0)
     seed: int = Field(ge=0)
     moments: TableMoments | None = None
+    coordinator: PublicKey | None = None
+    signature: Signature | None = None
+
+    def signed(self, key: SigningKey) -> "StepManifest":
+        """The same question, signed: it has another digest, always the same one."""
+        unsigned = self._with(coordinator=key.public, signature=None).to_bytes()
+        signature = key.sign(_MANIFEST, unsigned)
+        return self._with(coordinator=key.public, signature=signature)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the key that it names has signed it; whose key that is, the site knows."""
+        if self.coordinator is None or self.signature is None:
+            return False
+        unsigned = self._with(signature=None).to_bytes()
+        return is_signed(_MANIFEST, unsigned, self.coordinator, self.signature)
+
+    def _with(self, **fields: str | None) -> "StepManifest":
+        """The same with other fields; nothing that was derived from the old ones is kept."""
+        return StepManifest(
+            **{name: getattr(self, name) for name in type(self).model_fields} | fields
+        )
 
     @cached_property
     def state_layout(self) -> Layout:
@@ -135,10 +162,11 @@ class StepManifest(WireModel):
         return self.reply_layout if rank is None else layout_at_rank(self.reply_layout, rank)
 
     @model_serializer(mode="wrap")
-    def _without_empty_ranks(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Manifests without ranks have the bytes that they always had."""
+    def _without_what_is_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Manifests without ranks or signature have the bytes that they always had."""
         fields: dict[str, Any] = write(self)
-        return fields if self.ranks else {k: v for k, v in fields.items() if k != "ranks"}
+        absent = {key for key in ("ranks", "coordinator", "signature") if not getattr(self, key)}
+        return {key: value for key, value in fields.items() if key not in absent}
 
 
 class Receipt(WireModel):

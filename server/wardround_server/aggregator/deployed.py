@@ -70,6 +70,7 @@ def _ended_with_outcome(record: RunRecord) -> Iterator[None]:
 
 def _drive(grid: Grid, folder: AggregatorFolder, record: RunRecord) -> str:
     """The rounds, the model and the report; returns the model's digest."""
+    from wardround_common.crypto.signing import signing_key
     from wardround_common.shared_model import shared_model
     from wardround_common.spec.load import load_federation
     from wardround_common.threads import use_threads
@@ -87,7 +88,15 @@ def _drive(grid: Grid, folder: AggregatorFolder, record: RunRecord) -> str:
     deployment = Deployment(folder, aggregator, model, record.run, journal.spool)
     with open_carrier(grid, deployment) as (carrier, ways):
         observer = ProgressObserver(record, spec.rounds.count, spec.federation.sites, ways)
-        engine = RoundEngine(model, carrier, journal, observer, run=record.run, store_updates=True)
+        engine = RoundEngine(
+            model,
+            carrier,
+            journal,
+            observer,
+            run=record.run,
+            store_updates=True,
+            key=signing_key(folder.coordinator_key),
+        )
         outcome = engine.run()
     model_sha256 = out.write_model(outcome, spec.digest(), model.untrained_adapters())
     report = build_report(

@@ -3,7 +3,8 @@
 ::
 
     aggregator.toml   how it runs
-    pki/              the consortium's authority, the server's and the operator's certificate
+    pki/              the consortium's authority, the server's and the operator's certificate, and the
+                      key that signs manifests
     secrets/          of the SuperExec, and the operator's token
     sites/            one file for each invited site; without its file, a site is not let in
     runs/             one folder for each run
@@ -50,6 +51,11 @@ class AggregatorFolder:
     def authority(self) -> Path:
         """The consortium's certificate."""
         return self.path / "pki" / "ca.pem"
+
+    @property
+    def coordinator_key(self) -> Path:
+        """Signs every manifest; sites have its public half in their policy."""
+        return self.path / "pki" / "coordinator.key"
 
     @property
     def certificate(self) -> Path:

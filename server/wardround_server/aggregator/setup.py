@@ -29,6 +29,7 @@ from wardround_common.crypto.certificates import (
     issue_server,
     make_authority,
 )
+from wardround_common.crypto.signing import signing_key
 from wardround_common.durable import write_file
 from wardround_common.enrolment import Address, EnrolmentKit, Pem, read_request, to_text
 from wardround_common.errors import ConfigError, IntegrityError
@@ -120,6 +121,7 @@ def make_aggregator(folder: AggregatorFolder, spec: AggregatorSpec) -> None:
     write_issued(folder.authority, authority)
     write_issued(folder.certificate, issue_server(authority, [spec.host, *_LOCAL]))
     write_issued(folder.operator, issue_operator(authority, "operator"))
+    signing_key(folder.coordinator_key)
     write_private(folder.superexec_secret, secrets.token_hex(32).encode())
     write_private(folder.operator_token, secrets.token_hex(32).encode())
     write_file(folder.file, _text(spec).encode())
@@ -181,6 +183,7 @@ def invite_site(folder: AggregatorFolder, request: Path, address: str | None) ->
         consortium=spec.name,
         aggregator=address or public_address(spec),
         authority=folder.authority.read_text(),
+        coordinator=signing_key(folder.coordinator_key).public,
         certificate=certificate.decode(),
     )
     return Invitation(kit, wanted.fingerprint, again)

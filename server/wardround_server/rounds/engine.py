@@ -9,6 +9,7 @@ answers, the final model has the same bytes whatever the order of arrival and th
 import numpy as np
 import torch
 
+from wardround_common.crypto.signing import SigningKey
 from wardround_common.errors import RoundError
 from wardround_common.exact_head import RidgeHead, solve_head, sums_layout
 from wardround_common.moments import FloatArray, moments_layout, moments_of
@@ -60,6 +61,7 @@ class RoundEngine:
         observer: who watches.
         run: the run's identifier, 16 hexadecimal digits.
         store_updates: see :class:`StepRunner`.
+        key: signs every manifest; None where all sites are in this process.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class RoundEngine:
         *,
         run: str,
         store_updates: bool,
+        key: SigningKey | None = None,
     ) -> None:
+        self._key = key
         self._model = model
         self._spec: FederationSpec = model.federation
         self._journal = journal
@@ -309,6 +313,8 @@ class RoundEngine:
             moments=self._moments,
         )
         self._num_steps += 1
+        if self._key is not None:
+            manifest = manifest.signed(self._key)
         return self._runner.run(manifest, state, quorum or self._quorum, fold, coding)
 
     def _require(self, result: StepResult) -> None:

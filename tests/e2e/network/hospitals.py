@@ -160,6 +160,7 @@ class Hospital:
             "node": {
                 "aggregator": address,
                 "ca": "node/ca.pem",
+                "coordinator": "node/coordinator.pub",
                 "key": "node/node.key",
                 "certificate": "node/site.pem",
                 "certificate_key": "node/site.key",
@@ -167,8 +168,6 @@ class Hospital:
             },
         }
         self.file.write_text(tomli_w.dumps(site))
-        (self.folder / "policy.toml").unlink(missing_ok=True)
-        draft(self.file, "none").chmod(0o644)
 
     def call(self, *words: str, user: User, host: Host) -> subprocess.CompletedProcess[str]:
         """A verb of ``wardround site``, to its end."""
@@ -181,6 +180,8 @@ class Hospital:
 
     def start(self) -> None:
         """Start worker and node."""
+        if not (self.folder / "policy.toml").exists():
+            draft(self.file, "none").chmod(0o644)
         words = [*WARDROUND, "site", "worker", str(self.file)]
         log = self.folder / "worker.log"
         self.worker = Running(self.cut_off, words, self.worker_user, log)
