@@ -54,7 +54,8 @@ def init(  # noqa: PLR0917  click passes by name
     made = AggregatorFolder(folder.resolve())
     make_aggregator(made, spec)
     click.echo(f"{made.file}: how it runs; `wardround explain aggregator` lists all keys")
-    click.echo(f"{made.path / 'pki' / 'ca.key'}: keep a copy of it, and keep it to yourself")
+    for key in ("ca.key", "coordinator.key"):
+        click.echo(f"{made.path / 'pki' / key}: keep a copy of it, and keep it to yourself")
     click.echo(f"next: wardround aggregator up {folder}")
 
 
