@@ -142,9 +142,8 @@ class StepManifest(WireModel):
 
     def _with(self, **fields: str | None) -> "StepManifest":
         """The same with other fields; nothing that was derived from the old ones is kept."""
-        return StepManifest(
-            **{name: getattr(self, name) for name in type(self).model_fields} | fields
-        )
+        kept: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        return StepManifest(**kept | fields)
 
     @cached_property
     def state_layout(self) -> Layout:
