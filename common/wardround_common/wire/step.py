@@ -143,7 +143,8 @@ class StepManifest(WireModel):
     def _with(self, **fields: str | None) -> "StepManifest":
         """The same with other fields; nothing that was derived from the old ones is kept."""
         kept: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
-        return StepManifest(**kept | fields)
+        kept.update(fields)
+        return StepManifest(**kept)
 
     @cached_property
     def state_layout(self) -> Layout:
