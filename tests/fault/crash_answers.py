@@ -24,11 +24,12 @@ import torch
 from tests.airlocks import Asked, Hospital, here
 from tests.fault.crash_points import COUNTED, Disk, killed_at, outcome
 from tests.policies import policy
-from wardround_client.policy.control import SiteControl
+from wardround_client.policy.control import AUDIT, SiteControl
 from wardround_client.worker import answers as answers_module
 from wardround_client.worker.answers import Answers, Stored
 from wardround_client.worker.desk import SiteDesk
 from wardround_client.worker.error_feedback import ErrorFeedback
+from wardround_common.audit.verify import verified
 from wardround_common.errors import IntegrityError, WardroundError
 from wardround_common.spec.load import load_site
 from wardround_common.types import SiteId, sha256_hex
@@ -77,6 +78,7 @@ class Site:
         spec = load_site(self._hospital.file)
         worker = spec.worker.model_copy(update={"state": str(folder / "state")})
         control = SiteControl(SiteId(spec.name), policy(), folder / "state")
+        self._require_logged(folder / "state" / AUDIT)
         site = spec.model_copy(update={"worker": worker})
         desk = SiteDesk(site, self._hospital.folder, control)
         try:
@@ -96,6 +98,16 @@ class Site:
         finally:
             desk.close()
         return sha256_hex("".join(arrays).encode())
+
+    def _require_logged(self, log: Path) -> None:
+        """What has left is in the audit log, whenever the worker died."""
+        logged = {
+            entry.fields["manifest_sha256"]
+            for entry in verified(log).entries
+            if entry.event == "update_released"
+        }
+        if not set(self._left) <= logged:
+            raise IntegrityError("it left, and the log does not say so", code="left_unlogged")
 
     def _again(self, desk: SiteDesk, asked: Asked) -> None:
         """What has left is the same or refused."""
@@ -170,11 +182,26 @@ def _break_remainder_last() -> None:
     Answers.keep = keep  # type: ignore[method-assign]
 
 
+def _break_log_late() -> None:
+    """An answer leaves before the audit log says so."""
+    real = SiteControl.release
+    late: list[tuple[Any, ...]] = []
+
+    def release(self: SiteControl, manifest: Any, stored: Stored) -> Stored:
+        while late:
+            real(self, *late.pop())
+        late.append((manifest, stored))
+        return stored
+
+    SiteControl.release = release  # type: ignore[method-assign]
+
+
 BROKEN: dict[str, Callable[[], None]] = {
     "receipt_first": _break_receipt_first,
     "forgetful": _break_forgetful,
     "no_tombstone": _break_no_tombstone,
     "remainder_last": _break_remainder_last,
+    "log_late": _break_log_late,
 }
 
 
@@ -184,6 +211,7 @@ CASES = (
     ("steps", "receipt_first"),
     ("steps", "forgetful"),
     ("steps", "remainder_last"),
+    ("steps", "log_late"),
     ("runs", "no_tombstone"),
 )
 """Questions, and the rule that is broken."""

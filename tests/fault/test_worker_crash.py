@@ -48,6 +48,7 @@ def test_killed_at_every_point_no_answer_is_computed_twice_and_the_rest_is_the_s
         ("steps receipt_first", ".*stored_answer"),
         ("steps forgetful", ".*computed_twice"),
         ("steps remainder_last", "[0-9a-f]{64}"),  # other bytes
+        ("steps log_late", ".*left_unlogged"),
         ("runs no_tombstone", ".*computed_twice"),
     ],
 )
