@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from wardround_client.node.enrol import install_kit, make_request
 from wardround_client.node.identity import load_identity
 from wardround_common.crypto.certificates import describe
+from wardround_common.crypto.signing import signing_key
 from wardround_common.enrolment import MAX_FILE_BYTES
 from wardround_common.errors import ConfigError
 from wardround_server.aggregator.folder import AggregatorFolder, key_beside
@@ -184,6 +185,20 @@ def test_an_authority_is_never_replaced_by_another_one(
     make_aggregator(rogue, spec_of(name="heart", host="aggregator.example"))
     assert refused(lambda: install_kit(file, kit_for(rogue, file))) == "kit_authority"
     assert (file.parent / "ca.pem").read_bytes() == trusted
+
+
+def test_a_coordinators_key_is_installed_once_and_never_replaced(
+    folder: AggregatorFolder, file: Path
+) -> None:
+    kit = kit_for(folder, file)
+    install_kit(file, kit)
+    installed = file.parent / "coordinator.pub"
+    assert installed.read_text().strip() == signing_key(folder.coordinator_key).public
+    assert stat.S_IMODE(folder.coordinator_key.stat().st_mode) == 0o600
+    assert refused(lambda: install_kit(file, changed(kit, coordinator="0" * 64))) == (
+        "kit_coordinator"
+    )
+    assert installed.read_text().strip() == signing_key(folder.coordinator_key).public
 
 
 def test_an_aggregators_keys_are_its_owners_and_it_is_never_made_over_another(
