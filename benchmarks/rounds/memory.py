@@ -111,10 +111,14 @@ def main() -> None:
     for way in ("messages", "stream"):
         for num_sites in NUM_SITES:
             cases.append(case(num_sites, way))
-            print(table(cases[-1:]), flush=True)
-    RESULTS.write_text(
-        json.dumps({"command": _COMMAND, "machine": machine_now, "cases": cases}, indent=1) + "\n"
-    )
+            print(table(cases), flush=True)
+            _write(machine_now, cases)
+
+
+def _write(machine_now: dict[str, Any], cases: list[dict[str, Any]]) -> None:
+    """What there is so far: a case of twenty sites takes many minutes."""
+    results = {"command": _COMMAND, "machine": machine_now, "cases": cases}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     text = f"`{_COMMAND}`; {machine.line(machine_now)}; all on this one machine.\n\n{table(cases)}"
     papers.put(papers.MEASUREMENTS, "rounds-memory", text)
 
