@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, papers
+from benchmarks import machine
 from benchmarks.process_tree import memory_mib
 from benchmarks.rounds import ours
 from benchmarks.rounds.workloads import LARGE
@@ -105,7 +105,7 @@ def _growth(case: dict[str, Any], cases: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure all cases, and write results and the table."""
+    """Measure all cases; write results and print the table after each."""
     machine_now = machine.describe()
     cases = []
     for way in ("messages", "stream"):
@@ -120,7 +120,7 @@ def _write(machine_now: dict[str, Any], cases: list[dict[str, Any]]) -> None:
     results = {"command": _COMMAND, "machine": machine_now, "cases": cases}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     text = f"`{_COMMAND}`; {machine.line(machine_now)}; all on this one machine.\n\n{table(cases)}"
-    papers.put(papers.MEASUREMENTS, "rounds-memory", text)
+    print(text)
 
 
 if __name__ == "__main__":
