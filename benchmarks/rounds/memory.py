@@ -111,7 +111,6 @@ def main() -> None:
     for way in ("messages", "stream"):
         for num_sites in NUM_SITES:
             cases.append(case(num_sites, way))
-            print(table(cases), flush=True)
             _write(machine_now, cases)
 
 
@@ -120,7 +119,7 @@ def _write(machine_now: dict[str, Any], cases: list[dict[str, Any]]) -> None:
     results = {"command": _COMMAND, "machine": machine_now, "cases": cases}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     text = f"`{_COMMAND}`; {machine.line(machine_now)}; all on this one machine.\n\n{table(cases)}"
-    print(text)
+    print(text, flush=True)
 
 
 if __name__ == "__main__":
