@@ -3,11 +3,13 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
-Approval = Literal["run", "none"]
+if TYPE_CHECKING:
+    from wardround_client.policy.papers import Approval
+
 _FILE = click.argument("site_file", type=click.Path(path_type=Path), metavar="SITE.toml")
 
 
@@ -63,6 +65,7 @@ def enrol(site_file: Path, kit: Path | None) -> None:
     if kit is not None:
         installed = install_kit(site_file, kit)
         click.echo(f"{installed.site} is enrolled in {installed.consortium!r}.")
+        click.echo(f"Compare by telephone; questions are signed by {installed.coordinator}")
         click.echo(f"Next: wardround site node {site_file}")
         return
     request = make_request(site_file)
@@ -82,7 +85,7 @@ def enrol(site_file: Path, kit: Path | None) -> None:
     help="With --draft: whether somebody approves each run.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def policy(site_file: Path, approval: Approval, *, draft: bool, as_json: bool) -> int:
+def policy(site_file: Path, approval: "Approval", *, draft: bool, as_json: bool) -> int:
     """Say what this hospital's policy makes of each federation, as of now, before any run asks.
 
     Exit status 1 if a question of one of them would be refused. A draft never replaces a policy.
@@ -122,6 +125,8 @@ def approve(site_file: Path, run: str, *, revoke: bool, as_json: bool) -> None:
     from wardround_common.spec.load import load_site
     from wardround_common.spec.site import resolve
 
+    if revoke and not run:
+        raise click.UsageError("--revoke needs the RUN whose approval is taken back")
     site_spec, base = load_site(site_file), site_file.resolve().parent
     approvals = Approvals(resolve(base, site_spec.worker.state) / APPROVALS)
     if revoke:

@@ -6,8 +6,9 @@ Every rule has its twin: the same question to the same site passes where the rul
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import click
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,7 +22,8 @@ from wardround_common.audit.entries import Entry
 from wardround_common.audit.verify import verified
 from wardround_common.crypto.signing import SigningKey
 from wardround_common.errors import ConfigError
-from wardround_common.wire.step import StepManifest
+from wardround_common.spec.policy import Step
+from wardround_common.wire.step import StepKind, StepManifest
 
 RUN = "0123456789abcdef"
 VIOLATIONS: dict[str, dict[str, Any]] = {
@@ -227,7 +229,7 @@ def test_hours_may_go_over_midnight(
 
 def invoke(*words: object) -> Any:
     done = CliRunner().invoke(site, [str(word) for word in words], standalone_mode=False)
-    if isinstance(done.exception, ConfigError):
+    if isinstance(done.exception, ConfigError | click.UsageError):
         raise done.exception
     assert done.exception is None, done.exception
     return done
@@ -249,6 +251,27 @@ def test_a_run_waits_until_somebody_approves_it(hospital: Hospital) -> None:
     assert failure(hospital, other, **rule) == "policy_approval", "a run, not a federation"
     invoke("approve", hospital.file, RUN, "--revoke")
     assert failure(hospital, asked, **rule) == "policy_approval"
+    with pytest.raises(click.UsageError):
+        invoke("approve", hospital.file, "--revoke")
+
+
+def test_an_approval_that_was_taken_back_and_given_again_is_in_the_log_again(
+    hospital: Hospital,
+) -> None:
+    asked = hospital.question()
+    write_policy(hospital.folder, demands__approval="run")
+    with hospital.airlock() as airlock:
+        for _ in range(2):
+            assert airlock.ask(asked).failure == "policy_approval"
+            invoke("approve", hospital.file, RUN)
+            assert airlock.ask(asked).failure == ""
+            invoke("approve", hospital.file, RUN, "--revoke")
+    events = [entry.event for entry in entries(hospital)]
+    assert events.count("run_approved") == 2
+
+
+def test_kinds_of_question_are_those_of_the_wire() -> None:
+    assert get_args(Step) == get_args(StepKind)
 
 
 def test_a_dry_run_shows_what_would_leave_and_sends_nothing(hospital: Hospital) -> None:

@@ -1,8 +1,7 @@
-"""The audit log: every change of it is found, at its place; what was durable stays; what it costs."""
+"""The audit log: every change of it is found, at its place; what was durable stays."""
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -250,12 +249,3 @@ def test_verify_show_and_export(copy: Path, tmp_path: Path) -> None:
     done = runner.invoke(audit, ["verify", str(copy)], standalone_mode=False)
     assert done.return_value == 1
     assert "entry 3 is bad" in done.output
-
-
-def test_an_entry_costs_little_beside_its_fsync(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path / "audit")
-    started = time.perf_counter()
-    for number in range(50):
-        log.append("update_released", bytes_out=number)
-    print(f"{(time.perf_counter() - started) / 50 * 1e6:.0f} us an entry")
-    assert verified(tmp_path / "audit").tree.size == 51

@@ -171,6 +171,8 @@ class SiteControl:
         if self._policy.demands.approval == "none":
             return
         if not self._approvals.is_approved(manifest.run, manifest.spec_sha256):
+            with self._lock:
+                self._approved.discard(manifest.run)  # approved again, it is written down again
             self._approvals.ask(manifest, federation)
             raise PolicyError(
                 f"run {manifest.run} waits for `wardround site approve SITE.toml {manifest.run}`",

@@ -59,7 +59,8 @@ def verify(folder: Path, heads: tuple[Path, ...], *, as_json: bool) -> int:
 @audit.command()
 @_FOLDER
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.csv")
-def export(folder: Path, out: Path) -> int:
+@_JSON
+def export(folder: Path, out: Path, *, as_json: bool) -> int:
     """Write the entries as a table for a spreadsheet, and beside it the signed head."""
     found = _verified(folder, ())
     rows = [_flat(entry) for entry in found.entries]
@@ -72,8 +73,9 @@ def export(folder: Path, out: Path) -> int:
     head = folder / HEAD
     if head.exists():
         out.with_suffix(".head.json").write_bytes(head.read_bytes())
-    click.echo(f"{out}: {len(rows)} entries")
-    return _told(found, as_json=False) if found.bad is not None else 0
+    words = f"{out}: {len(rows)} entries"
+    click.echo(json.dumps({"file": str(out), "entries": len(rows)}) if as_json else words)
+    return _told(found, as_json=as_json) if found.bad is not None else 0
 
 
 def _verified(folder: Path, heads: tuple[Path, ...]) -> Verified:

@@ -25,11 +25,9 @@ Event = Literal[
     "log_repaired",
     "policy_loaded",
     "run_approved",
-    "run_revoked",
     "step_refused",
     "update_released",
     "update_withheld",
-    "head_received",
 ]
 Value = int | float | bool | str
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from wardround_common.evaluation.scores import MetricName
 from wardround_common.spec.base import Count, Positive, Table
 from wardround_common.types import HEX_DIGEST
 
@@ -17,7 +18,6 @@ Step = Literal["describe", "moments", "gram", "train", "evaluate", "compare"]
 BackboneDigest = Annotated[str, Field(pattern=rf"{HEX_DIGEST[:-1]}$|^none$")]
 Hours = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$")]
 CoordinatorKey = Annotated[str, Field(pattern=HEX_DIGEST)]
-MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 
 class Allow(Table):
@@ -68,7 +68,7 @@ class PolicyLimits(Table):
     )
     min_cell: Count = Field(
         default=1000,
-        description="Scores on fewer held-out subjects do not leave, and no count below it.",
+        description="Scores on fewer held-out subjects do not leave, nor how many they are.",
     )
     rounds_per_day: int = Field(
         default=0, ge=0, description="Most updates in a day (UTC), over all federations."

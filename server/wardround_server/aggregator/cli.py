@@ -77,6 +77,7 @@ def invite(folder: Path, request: Path, out: Path, address: str | None) -> None:
     write_kit(out, invitation.kit)
     click.echo(f"site         {invitation.kit.site}{' (again)' if invitation.again else ''}")
     click.echo(f"fingerprint  {invitation.fingerprint}")
+    click.echo(f"coordinator  {invitation.kit.coordinator}")
     click.echo(f"kit          {out}")
 
 
@@ -145,7 +146,8 @@ def stop(folder: Path, run: str) -> None:
 @_RUN
 @click.argument("site", metavar="SITE")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.json")
-def head(folder: Path, run: str, site: str, out: Path) -> None:
+@_JSON
+def head(folder: Path, run: str, site: str, out: Path, *, as_json: bool) -> None:
     """Write the newest head of a site's audit log that came with its answers in a run.
 
     With it the site proves, or cannot prove, that its log is what it was then:
@@ -156,7 +158,8 @@ def head(folder: Path, run: str, site: str, out: Path) -> None:
 
     found = newest_head(find_run(_opened(folder), run).path, site)
     out.write_bytes(found.to_bytes())
-    click.echo(f"{out}: {found.size} entries, key {found.key}")
+    words = f"{out}: {found.size} entries, key {found.key}"
+    click.echo(json.dumps(found.model_dump()) if as_json else words)
 
 
 @aggregator.command()
