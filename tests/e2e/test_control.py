@@ -1,5 +1,6 @@
 """The hospital's control point in a real consortium: policy, approval, audit log, and no canary out."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -46,6 +47,21 @@ def wardround(*words: object, status: int = 0) -> str:
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
+
+
+@contextlib.contextmanager
+def under(site: Site, **changes: Any) -> Iterator[None]:
+    """A site under another policy for a while; its consortium is shared, in any order of tests."""
+    _restarted(site, **changes)
+    yield
+    _restarted(site)
+
+
+def _restarted(site: Site, **changes: Any) -> None:
+    write_policy(site.folder, **site.own, **changes)
+    assert site.worker is not None
+    site.worker.end()
+    site.worker.start()
 
 
 def head_of(consortium: Consortium, record: RunRecord, site: str) -> Path:
@@ -104,18 +120,15 @@ def test_a_history_that_a_site_writes_anew_does_not_fit_the_aggregators_head(
 
 def test_a_run_waits_for_a_hospitals_approval_and_goes_on(consortium: Consortium) -> None:
     site = consortium.sites["a"]
-    write_policy(site.folder, **site.own, demands__approval="run")
-    assert site.worker is not None
-    site.worker.end()
-    site.worker.start()
-    record = consortium.begin()
-    assert consortium.finish(record) == "failed", consortium.logs()
-    assert "policy_approval" in consortium.logs()
-    (asked,) = json.loads(wardround("site", "approve", site.file, "--json"))
-    assert asked["run"] == record.run
-    wardround("site", "approve", site.file, record.run)
-    consortium.call("resume", str(consortium.folder.path), record.run, "--detach")
-    assert consortium.finish(record) == "done", consortium.logs()
+    with under(site, demands__approval="run"):
+        record = consortium.begin()
+        assert consortium.finish(record) == "failed", consortium.logs()
+        assert "policy_approval" in consortium.logs()
+        (asked,) = json.loads(wardround("site", "approve", site.file, "--json"))
+        assert asked["run"] == record.run
+        wardround("site", "approve", site.file, record.run)
+        consortium.call("resume", str(consortium.folder.path), record.run, "--detach")
+        assert consortium.finish(record) == "done", consortium.logs()
     assert record.outcome is not None
     assert record.outcome.model_sha256 == consortium.simulated_sha256()
 
@@ -137,9 +150,7 @@ def plant(site: Site, folder: Path, *, broken: bool) -> None:
     text = site.file.read_text()
     before = next(line for line in text.splitlines() if line.startswith("path = "))
     site.file.write_text(text.replace(before, f'path = "{table}"'))
-    assert site.worker is not None
-    site.worker.end()
-    site.worker.start()
+    _restarted(site)
 
 
 def carries(folder: Path, outside: tuple[Path, ...]) -> list[str]:
