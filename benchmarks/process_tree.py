@@ -3,7 +3,7 @@
 1. Processor time is user and system time, to the kernel's tick (10 ms); this process is better
    read by ``time.process_time``.
 2. Memory is the proportional set size: a page that n processes share counts 1/n in each, so the
-   sum over the tree is what the tree takes of the machine.
+   sum over the tree is what the tree takes of the machine; what was swapped out counts likewise.
 """
 
 import os
@@ -64,4 +64,5 @@ def _pss_kib(pid: int) -> int:
         text = (_PROC / str(pid) / "smaps_rollup").read_text()
     except OSError:
         return 0
-    return next((int(row.split()[1]) for row in text.splitlines() if row.startswith("Pss:")), 0)
+    rows = (row.split() for row in text.splitlines())
+    return sum(int(row[1]) for row in rows if row[0] in {"Pss:", "SwapPss:"})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch._dynamo  # noqa: F401  else the first training would, for seconds that tests count
 
-from tests.policies import COORDINATOR, write_policy
+from tests.policies import asked, write_policy
 from tests.unit.test_worker import World
 from wardround_client.airlock.client import AirlockAnswer, AirlockClient
 from wardround_client.airlock.server import AirlockServer
@@ -119,7 +119,7 @@ class Asked:
     array: memoryview
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "manifest", self.manifest.signed(COORDINATOR))
+        object.__setattr__(self, "manifest", asked(self.manifest))
 
     @property
     def document(self) -> bytes:

@@ -225,7 +225,9 @@ class Consortium:
         self.folder = AggregatorFolder(folder / "aggregator")
         self.port = free_port()
         init = ["init", str(self.folder.path), "--host", "localhost"]
-        self.call(*init, "--superlink-port", str(self.port), *options)
+        self.enrolment_port = free_port()
+        ports = ("--superlink-port", str(self.port), "--enrolment-port", str(self.enrolment_port))
+        self.call(*init, *ports, *options)
         self.sites = {
             name: Site(folder / "sites" / name, name, self.federation, self.spec) for name in sites
         }
@@ -259,7 +261,7 @@ class Consortium:
     def join(self, name: str) -> None:
         """Invite a site and start it."""
         site, kit = self.sites[name], self.path / f"{name}.kit.json"
-        self.call("invite", str(self.folder.path), str(site.request), "--out", str(kit))
+        self.call("certify", str(self.folder.path), str(site.request), "--out", str(kit))
         site.install(kit)
         site.start()
 

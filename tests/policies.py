@@ -1,14 +1,17 @@
 """Policies of test sites: one that allows all that a table federation asks for, and stricter ones."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from wardround_common.audit.heads import sign_head
 from wardround_common.crypto.signing import SigningKey
 from wardround_common.spec.policy import PolicySpec
+from wardround_common.wire.step import StepManifest
 
 COORDINATOR = SigningKey(Ed25519PrivateKey.from_private_bytes(b"coordinator of the tests' sites!"))
 OPEN: dict[str, dict[str, Any]] = {
@@ -42,6 +45,21 @@ def write_policy(folder: Path, **changes: Any) -> Path:
     path = folder / "policy.toml"
     path.write_text(tomli_w.dumps(_changed(changes)))
     return path
+
+
+def asked(
+    manifest: StepManifest, key: SigningKey = COORDINATOR, entries: int | None = None
+) -> StepManifest:
+    """A question as a coordinator asks it: with the head of the log of its run, and signed.
+
+    Args:
+        manifest: the question.
+        key: the coordinator's.
+        entries: length of the log; absent, it has four for each step.
+    """
+    size = 4 * manifest.step + 2 if entries is None else entries
+    root = sha256(f"{manifest.run} {size}".encode()).digest()
+    return manifest.model_copy(update={"head": sign_head(key, size, root)}).signed(key)
 
 
 def _changed(changes: dict[str, Any]) -> dict[str, Any]:

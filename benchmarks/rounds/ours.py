@@ -56,6 +56,7 @@ def measure(
                 processes,
                 *("aggregator", "init", "hub", "--host", "localhost"),
                 *("--superlink-port", str(port)),
+                *("--enrolment-port", str(free_port())),
                 *more,
             )
             hub = processes.start([*_WARDROUND, "aggregator", "up", "hub"], "hub.log")
@@ -84,7 +85,7 @@ def _join(processes: Processes, folder: Path, site: str, port: int) -> None:
     words, kit = f"{site}/site.toml", f"{site}.kit.json"
     _wardround(processes, "site", "enrol", words)
     _wardround(
-        processes, "aggregator", "invite", "hub", f"{site}/{site}.request.json", "--out", kit
+        processes, "aggregator", "certify", "hub", f"{site}/{site}.request.json", "--out", kit
     )
     _wardround(processes, "site", "enrol", words, "--kit", kit)
     _wardround(processes, "site", "policy", words, "--draft", "--approval", "none")

@@ -52,16 +52,33 @@ def node(site_file: Path, *, same_user: bool) -> None:
     "--kit",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What the coordinator sent back; absent: make the request.",
+    help="What the coordinator sent back for a request that went as a file.",
 )
-def enrol(site_file: Path, kit: Path | None) -> None:
-    """Join a consortium, as the node's user: first without --kit, then with it.
+@click.option(
+    "--token", envvar="WARDROUND_TOKEN", metavar="TOKEN", help="What the coordinator handed over."
+)
+@click.option("--rotate", is_flag=True, help="Give an enrolled site new keys.")
+def enrol(site_file: Path, kit: Path | None, token: str | None, *, rotate: bool) -> None:
+    """Join a consortium, as the node's user: by a token, or by files.
 
-    The first time makes this site's keys and a request for the coordinator, who answers by a kit.
-    Keys stay here and are never overwritten; run it again to have the certificate renewed.
+    This site's keys are made here and stay here. With --token the aggregator is asked at once. Without
+    it a request is written for the coordinator, who answers by a kit; run it again to have the
+    certificate renewed. With --rotate a node that runs goes on with the new keys by itself.
     """
-    from wardround_client.node.enrol import install_kit, make_request
+    from wardround_client.node.enrol import enrol_by_token, install_kit, make_request, rotate_keys
+    from wardround_common.enrolment import parse_token
 
+    if rotate or token is not None:
+        done, fingerprint = (
+            rotate_keys(site_file)
+            if rotate or token is None
+            else enrol_by_token(site_file, parse_token(token))
+        )
+        click.echo(f"{done.site} is enrolled in {done.consortium!r} with {', '.join(done.members)}")
+        click.echo("Compare by telephone with `wardround aggregator sites`:")
+        click.echo(f"  this site's keys         {fingerprint}")
+        click.echo(f"  questions are signed by  {done.coordinator}")
+        return
     if kit is not None:
         installed = install_kit(site_file, kit)
         click.echo(f"{installed.site} is enrolled in {installed.consortium!r}.")
@@ -142,6 +159,29 @@ def approve(site_file: Path, run: str, *, revoke: bool, as_json: bool) -> None:
         click.echo(f"{each.run}  {'approved' if each.approved else 'waits for approval'}")
         for key, value in each.request.items():
             click.echo(f"  {key:16} {', '.join(value) if isinstance(value, list) else value}")
+
+
+@site.command()
+@_FILE
+@click.argument("run", metavar="RUN")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.json")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def head(site_file: Path, run: str, out: Path, *, as_json: bool) -> None:
+    """Write the newest head of the aggregator's log that came with the questions of a run.
+
+    With it the aggregator proves, or cannot prove, that its log of the run is what it was then:
+    `wardround audit verify DIR/runs/RUN/audit --head FILE.json`.
+    """
+    from wardround_client.policy.control import HEADS
+    from wardround_client.policy.heads import newest_head
+    from wardround_common.spec.load import load_site
+    from wardround_common.spec.site import resolve
+
+    site_spec, base = load_site(site_file), site_file.resolve().parent
+    found = newest_head(resolve(base, site_spec.worker.state) / HEADS, run)
+    out.write_bytes(found.to_bytes())
+    words = f"{out}: {found.size} entries, key {found.key}"
+    click.echo(json.dumps(found.model_dump()) if as_json else words)
 
 
 @site.command()

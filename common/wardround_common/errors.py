@@ -7,6 +7,7 @@
     ├── DataError        the site's data cannot be used as declared (exit status 2)
     ├── BackboneError    a backbone is missing, corrupt or not the pinned one (exit status 2)
     ├── WireError        bytes that came from elsewhere do not have the promised form
+    ├── EnrolmentError   a site was not let in, or not given new keys (exit status 1)
     ├── RefusedError     an update was refused at admission; the run goes on without it
     ├── RoundError       a round or a run cannot be completed (exit status 1)
     └── IntegrityError   stored state does not match its digest (exit status 1)
@@ -65,6 +66,12 @@ class WireError(WardroundError):
     """Received bytes do not have the form that the manifest promises."""
 
     public = "The message is malformed."
+
+
+class EnrolmentError(WardroundError):
+    """A site was not let in, or not given new keys."""
+
+    public = "The enrolment was refused."
 
 
 class RefusedError(WardroundError):

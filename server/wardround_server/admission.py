@@ -3,8 +3,9 @@
 The rules, in the order in which they are applied; the first that fails names the refusal:
 
 1. The receipt is canonical JSON of bounded size and exactly of our form.
-2. It answers *this* manifest (digest), as *this* site, which is in the cohort, for the first time; the
-   head of the site's audit log, where there is one, is signed by the key that it names.
+2. It answers *this* manifest (digest), as *this* site, which is in the cohort, for the first time. If
+   the manifest is signed, so is the receipt, and the head of the site's audit log in it, by the one key
+   that the site has had since its first answer.
 3. Its tensor list is the manifest's: same names, order, dtypes, shapes.
 4. The byte count is the promised one. Until here nothing was allocated for the array.
 5. The array's digest is the receipt's; an array handed over within one process may have none, and one
@@ -81,6 +82,7 @@ def admit(
     handed_over: bool = False,
     digest: Digest | None = None,
     decoder: Decoder | None = None,
+    key: str | None = None,
 ) -> Admitted:
     """Check one contribution.
 
@@ -95,13 +97,14 @@ def admit(
         handed_over: the carrier knows that the array never left this process.
         digest: the array's, where the carrier hashed its bytes while they came.
         decoder: of coded updates; None where they are not coded.
+        key: public key that the site signs by; None for one that has not answered yet.
 
     Raises:
         RefusedError: the first rule that failed, as a code.
     """
     receipt = received if isinstance(received, Receipt) else _parsed(received)
     _check_identity(manifest, site, receipt)
-    _check_head(receipt)
+    _check_signature(manifest, receipt, key)
     _check_layout(manifest, receipt, update, decoder)
     _check_weight(manifest, site, receipt, subjects_of)
     if digest is None and update is not None:
@@ -142,13 +145,19 @@ def _check_identity(manifest: StepManifest, site: SiteId, receipt: Receipt) -> N
             raise RefusedError("the receipt does not answer this manifest", code=code)
 
 
-def _check_head(receipt: Receipt) -> None:
+def _check_signature(manifest: StepManifest, receipt: Receipt, key: str | None) -> None:
     if receipt.head is None:
+        if manifest.coordinator is not None:
+            raise RefusedError("no head of the site's log is in the receipt", code="receipt_head")
         return
     try:
         receipt.head.verify()
     except IntegrityError as error:
         raise RefusedError("the head of the site's log is not signed", code=error.code) from error
+    if not receipt.is_signed:
+        raise RefusedError("the site has not signed its receipt", code="receipt_signature")
+    if key not in {None, receipt.head.key}:
+        raise RefusedError("the site signs by another key than before", code="site_key_changed")
 
 
 def _check_layout(

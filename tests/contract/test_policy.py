@@ -15,10 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.airlocks import Asked, Counted, Hospital
 from tests.policies import COORDINATOR, write_policy
+from tests.policies import asked as as_asked
 from wardround_client.cli import site
 from wardround_client.policy import control as control_module
-from wardround_client.policy.control import AUDIT
+from wardround_client.policy.control import AUDIT, HEADS
+from wardround_client.policy.heads import AggregatorHeads, heads_of
 from wardround_common.audit.entries import Entry
+from wardround_common.audit.heads import sign_head
 from wardround_common.audit.verify import verified
 from wardround_common.crypto.signing import SigningKey
 from wardround_common.errors import ConfigError
@@ -132,6 +135,7 @@ TAMPERED: dict[str, Any] = {
     "bound": 50.0,
     "seed": 4,
     "state_sha256": "f" * 64,
+    "head": None,
     "coordinator": "0" * 64,
     "signature": "0" * 128,
 }
@@ -156,10 +160,46 @@ def test_a_question_that_nobody_signed_is_refused_and_so_is_a_strangers(
     unsigned = honest.model_copy(update={"coordinator": None, "signature": None})
     object.__setattr__(asked, "manifest", unsigned)
     assert failure(hospital, asked) == "policy_signature"
-    object.__setattr__(asked, "manifest", unsigned.signed(stranger))
+    object.__setattr__(asked, "manifest", as_asked(unsigned, stranger))
     assert failure(hospital, asked) == "policy_coordinator"
     object.__setattr__(asked, "manifest", honest)
     assert failure(hospital, asked) == ""
+
+
+def test_a_question_brings_the_head_of_the_coordinators_own_log(hospital: Hospital) -> None:
+    asked, stranger = hospital.question(), SigningKey(Ed25519PrivateKey.generate())
+    honest, foreign = asked.manifest, as_asked(asked.manifest, stranger).head
+    assert honest.head is not None
+    for head in (None, foreign, honest.head.model_copy(update={"size": 9})):
+        changed = honest.model_copy(update={"head": head, "signature": None}).signed(COORDINATOR)
+        object.__setattr__(asked, "manifest", changed)
+        assert failure(hospital, asked) == "policy_head"
+    object.__setattr__(asked, "manifest", honest)
+    assert failure(hospital, asked) == ""
+
+
+def test_an_aggregator_that_goes_back_in_its_history_is_refused(hospital: Hospital) -> None:
+    asked = hospital.question()
+    bare = asked.manifest.model_copy(update={"head": None, "signature": None})
+    forged = sign_head(COORDINATOR, 30, b"\7" * 32)
+    for entries, code in ((30, ""), (29, "policy_history"), (31, ""), (30, "")):
+        object.__setattr__(asked, "manifest", as_asked(bare, entries=entries))
+        assert failure(hospital, asked) == code
+    later = bare.model_copy(update={"seed": 8, "head": forged}).signed(COORDINATOR)
+    object.__setattr__(asked, "manifest", later)
+    assert failure(hospital, asked) == "policy_history", "as long as one that was seen, and another"
+    assert sorted(heads_of(hospital.folder / "worker-state" / HEADS, bare.run)) == [30, 31]
+
+
+def test_twin_without_the_kept_heads_it_is_answered(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AggregatorHeads, "check", lambda *_: None)
+    asked = hospital.question()
+    bare = asked.manifest.model_copy(update={"head": None, "signature": None})
+    for entries in (30, 29):
+        object.__setattr__(asked, "manifest", as_asked(bare, entries=entries))
+        assert failure(hospital, asked) == ""
 
 
 def test_twin_without_a_look_at_the_signature_a_changed_question_is_answered(
@@ -286,7 +326,7 @@ def test_a_dry_run_shows_what_would_leave_and_sends_nothing(hospital: Hospital) 
     with hospital.airlock() as airlock:
         real = airlock.ask(asked)
     assert real.array == array
-    own = {"seconds": {}, "head": None}
+    own = {"seconds": {}, "head": None, "signature": None}
     assert {**json.loads(real.receipt), **own} == {**json.loads(receipt), **own}
 
 

@@ -189,8 +189,10 @@ def _break_log_late() -> None:
 
     def release(self: SiteControl, manifest: Any, stored: Stored) -> Stored:
         while late:
-            real(self, *late.pop())
-        late.append((manifest, stored))
+            control, *before = late.pop()
+            if control is self:
+                real(self, *before)
+        late.append((self, manifest, stored))
         return stored
 
     SiteControl.release = release  # type: ignore[method-assign]

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.malformed import MALFORMED, NORM
+from tests.policies import asked
 from tests.support import (
     RUN,
     Arrival,
@@ -30,7 +31,7 @@ from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.codecs.decoders import Decoder
 from wardround_common.wire.codecs.int8 import Int8Codec
 from wardround_common.wire.layout import as_bytes
-from wardround_common.wire.step import StepManifest, layout_to_wire
+from wardround_common.wire.step import Receipt, StepManifest, layout_to_wire
 from wardround_server.admission import Admitted, admit, magnitudes
 
 MIB = 1 << 20
@@ -63,17 +64,21 @@ def _arrivals() -> tuple[Arrival, list[Arrival]]:
     return site.reply(_manifest(4)), [site.reply(_manifest(3))]
 
 
-def _judge(manifest: StepManifest, arrival: Arrival, site: str = "b") -> Admitted:
+def _judge(
+    manifest: StepManifest, arrival: Arrival, site: str = "b", key: str | None = None
+) -> Admitted:
     """What the step runner does with an arrival."""
     answer = arrival.answer(manifest.reply_layout)
     if answer.failure is not None or answer.receipt is None:
         raise RefusedError("failed", code=answer.failure or "no_receipt")
-    return admit(manifest, SiteId(site), answer.receipt, answer.update, subjects_of=SUBJECTS)
+    return admit(
+        manifest, SiteId(site), answer.receipt, answer.update, subjects_of=SUBJECTS, key=key
+    )
 
 
-def _code(manifest: StepManifest, arrival: Arrival, site: str = "b") -> str:
+def _code(manifest: StepManifest, arrival: Arrival, site: str = "b", key: str | None = None) -> str:
     with pytest.raises(RefusedError) as caught:
-        _judge(manifest, arrival, site)
+        _judge(manifest, arrival, site, key)
     return caught.value.code
 
 
@@ -91,14 +96,30 @@ def test_there_are_more_than_thirty_kinds() -> None:
     assert len(MALFORMED) >= 30
 
 
-def test_the_head_of_a_sites_log_is_signed_or_refused() -> None:
-    honest, _ = _arrivals()
-    head = sign_head(SigningKey(Ed25519PrivateKey.generate()), 7, b"\1" * 32).model_dump()
-    admitted = _judge(_manifest(), edited(honest, head=head))
+def signed(arrival: Arrival, key: SigningKey, size: int = 7) -> Arrival:
+    """The same answer with a head of the site's log, and signed, as a worker sends it."""
+    head = sign_head(key, size, b"\1" * 32)
+    receipt = Receipt.model_validate({**json.loads(arrival.receipt), "head": head})
+    return replace(arrival, receipt=receipt.signed(key).to_bytes())
+
+
+def test_a_signed_question_is_answered_by_a_receipt_signed_by_the_sites_one_key() -> None:
+    manifest = asked(_manifest())
+    key, other = (SigningKey(Ed25519PrivateKey.generate()) for _ in range(2))
+    honest = FakeSite("b").reply(manifest)
+    ours = signed(honest, key)
+    admitted = _judge(manifest, ours)
     assert admitted.receipt.head is not None
     assert admitted.receipt.head.size == 7
-    assert _code(_manifest(), edited(honest, head={**head, "size": 6})) == "head_signature"
-    assert _code(_manifest(), edited(honest, head={**head, "note": "x"})) == "message_form"
+    assert _judge(manifest, ours, key=key.public).receipt == admitted.receipt
+    assert _code(manifest, honest) == "receipt_head"
+    head = json.loads(ours.receipt)["head"]
+    assert _code(manifest, edited(ours, head={**head, "size": 6})) == "head_signature"
+    assert _code(manifest, edited(ours, head={**head, "note": "x"})) == "message_form"
+    assert _code(manifest, edited(ours, num_examples=11)) == "receipt_signature"
+    assert _code(manifest, edited(ours, signature="0" * 128)) == "receipt_signature"
+    assert _code(manifest, signed(honest, other), key=key.public) == "site_key_changed"
+    _judge(_manifest(), FakeSite("b").reply(_manifest()))  # in one process nobody signs
 
 
 def test_refuses_a_site_that_is_not_in_the_cohort() -> None:

@@ -20,7 +20,8 @@ from wardround_server.aggregator.records import (
     RunRecord,
     new_run,
 )
-from wardround_server.aggregator.setup import InvitedSite, make_aggregator, spec_of
+from wardround_server.aggregator.setup import make_aggregator, spec_of
+from wardround_server.aggregator.sites import EnrolledSite
 from wardround_server.aggregator.status import SiteState, read_state, write_status
 
 BUSY = ConfigError("busy", code="busy")
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> AggregatorFolder:
     made = AggregatorFolder(tmp_path / "aggregator")
     make_aggregator(made, spec_of(name="heart", host="localhost"))
     for name in ("a", "b", "c"):
-        entry = InvitedSite(name=name, node_key="k", fingerprint="0", invited=1.0)
+        entry = EnrolledSite(name=name, node_key="k", fingerprint="0", invited=1.0)
         (made.sites / f"{name}.json").write_bytes(entry.to_bytes())
     return made
 

@@ -14,17 +14,17 @@ from wardround_client.node.enrol import install_kit, make_request
 from wardround_client.node.identity import load_identity
 from wardround_common.crypto.certificates import describe
 from wardround_common.crypto.signing import signing_key
-from wardround_common.enrolment import MAX_FILE_BYTES
+from wardround_common.enrolment import MAX_FILE_BYTES, EnrolmentKit, read_request
 from wardround_common.errors import ConfigError
 from wardround_server.aggregator.folder import AggregatorFolder, key_beside
 from wardround_server.aggregator.setup import (
-    invite_site,
-    invited_sites,
+    kit_for,
     make_aggregator,
     renew_server_certificate,
     spec_of,
     write_kit,
 )
+from wardround_server.aggregator.sites import SiteRegister
 
 ADDRESS = "127.0.0.1:8000"
 
@@ -51,9 +51,13 @@ def file(tmp_path: Path) -> Path:
     return site_file(tmp_path / "site")
 
 
-def kit_for(folder: AggregatorFolder, file: Path) -> Path:
+def let_in(folder: AggregatorFolder, request: Path) -> EnrolmentKit:
+    return kit_for(folder, SiteRegister(folder).let_in(read_request(request)), None)
+
+
+def kit_of(folder: AggregatorFolder, file: Path) -> Path:
     kit = folder.path / "kit.json"
-    write_kit(kit, invite_site(folder, make_request(file).file, None).kit)
+    write_kit(kit, let_in(folder, make_request(file).file))
     return kit
 
 
@@ -74,17 +78,14 @@ def private(path: Path) -> bool:
 
 def test_a_request_and_a_kit_make_an_identity(folder: AggregatorFolder, file: Path) -> None:
     requested = make_request(file)
-    invitation = invite_site(folder, requested.file, None)
-    assert invitation.fingerprint == requested.fingerprint
-    assert not invitation.again
     kit = folder.path / "kit.json"
-    write_kit(kit, invitation.kit)
+    write_kit(kit, let_in(folder, requested.file))
     assert install_kit(file, kit).consortium == "heart"
     base = file.parent
     identity = load_identity(*(base / n for n in ("node.key", "ca.pem", "site.pem", "site.key")))
     assert identity.until is not None
-    (entry,) = invited_sites(folder)
-    assert entry.name == "cleveland"
+    (entry,) = SiteRegister(folder).all()
+    assert (entry.name, entry.fingerprint) == ("cleveland", requested.fingerprint)
     for secret in (base / "node.key", base / "site.key"):
         assert private(secret)
         text = requested.file.read_text() + kit.read_text()
@@ -94,13 +95,11 @@ def test_a_request_and_a_kit_make_an_identity(folder: AggregatorFolder, file: Pa
 def test_asking_again_keeps_the_keys_and_renews_the_certificate(
     folder: AggregatorFolder, file: Path
 ) -> None:
-    kit = kit_for(folder, file)
+    kit = kit_of(folder, file)
     install_kit(file, kit)
     keys = [(file.parent / name).read_bytes() for name in ("node.key", "site.key")]
     first = (file.parent / "site.pem").read_bytes()
-    invitation = invite_site(folder, make_request(file).file, None)
-    assert invitation.again
-    write_kit(kit, invitation.kit)
+    write_kit(kit, let_in(folder, make_request(file).file))
     install_kit(file, kit)
     assert [(file.parent / name).read_bytes() for name in ("node.key", "site.key")] == keys
     assert (file.parent / "site.pem").read_bytes() != first
@@ -115,12 +114,12 @@ def test_a_changed_request_has_another_fingerprint(file: Path, tmp_path: Path) -
 def test_a_site_cannot_bring_the_node_key_of_another_one(
     folder: AggregatorFolder, file: Path, tmp_path: Path
 ) -> None:
-    kit_for(folder, file)
+    kit_of(folder, file)
     other = make_request(site_file(tmp_path / "other", "hungary"))
     stolen = json.loads(make_request(file).file.read_text())["node_key"]
     changed(other.file, node_key=stolen)
-    assert refused(lambda: invite_site(folder, other.file, None)) == "node_key_taken"
-    assert [site.name for site in invited_sites(folder)] == ["cleveland"]
+    assert refused(lambda: let_in(folder, other.file)) == "node_key_taken"
+    assert [site.name for site in SiteRegister(folder).all()] == ["cleveland"]
 
 
 @pytest.mark.parametrize(
@@ -142,8 +141,8 @@ def test_a_malformed_request_is_refused_and_nobody_is_let_in(
     folder: AggregatorFolder, file: Path, keys: dict[str, Any], code: str
 ) -> None:
     request = changed(make_request(file).file, **keys)
-    assert refused(lambda: invite_site(folder, request, None)) == code
-    assert invited_sites(folder) == []
+    assert refused(lambda: let_in(folder, request)) == code
+    assert SiteRegister(folder).all() == []
 
 
 def test_a_node_key_that_flower_cannot_use_is_refused(folder: AggregatorFolder, file: Path) -> None:
@@ -152,26 +151,24 @@ def test_a_node_key_that_flower_cannot_use_is_refused(folder: AggregatorFolder, 
     for key in (rsa.generate_private_key(65_537, 2048), ec.generate_private_key(ec.SECP256K1())):
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         request = changed(make_request(file).file, node_key=public.decode())
-        assert refused(lambda request=request: invite_site(folder, request, None)) == (
-            "enrolment_file"
-        )
+        assert refused(lambda request=request: let_in(folder, request)) == ("enrolment_file")
 
 
 def test_a_kit_that_does_not_fit_is_not_installed(
     folder: AggregatorFolder, file: Path, tmp_path: Path
 ) -> None:
     other = site_file(tmp_path / "other", "hungary")
-    assert refused(lambda: install_kit(file, kit_for(folder, other))) == "kit_site"
+    assert refused(lambda: install_kit(file, kit_of(folder, other))) == "kit_site"
     same_name = site_file(tmp_path / "same-name")
     make_request(file)
-    assert refused(lambda: install_kit(file, kit_for(folder, same_name))) == "kit_key"
+    assert refused(lambda: install_kit(file, kit_of(folder, same_name))) == "kit_key"
     elsewhere = site_file(file.parent, address="elsewhere:443")
-    assert refused(lambda: install_kit(elsewhere, kit_for(folder, elsewhere))) == "kit_aggregator"
+    assert refused(lambda: install_kit(elsewhere, kit_of(folder, elsewhere))) == "kit_aggregator"
     site_file(file.parent)
     rogue = AggregatorFolder(tmp_path / "rogue")
     make_aggregator(rogue, spec_of(name="rogue", host="aggregator.example"))
     authority = rogue.authority.read_text()
-    kit = changed(kit_for(folder, file), authority=authority)
+    kit = changed(kit_of(folder, file), authority=authority)
     assert refused(lambda: install_kit(file, kit)) == "kit_certificate"
     assert not (file.parent / "ca.pem").exists(), "nothing was installed"
 
@@ -179,18 +176,18 @@ def test_a_kit_that_does_not_fit_is_not_installed(
 def test_an_authority_is_never_replaced_by_another_one(
     folder: AggregatorFolder, file: Path, tmp_path: Path
 ) -> None:
-    install_kit(file, kit_for(folder, file))
+    install_kit(file, kit_of(folder, file))
     trusted = (file.parent / "ca.pem").read_bytes()
     rogue = AggregatorFolder(tmp_path / "rogue")
     make_aggregator(rogue, spec_of(name="heart", host="aggregator.example"))
-    assert refused(lambda: install_kit(file, kit_for(rogue, file))) == "kit_authority"
+    assert refused(lambda: install_kit(file, kit_of(rogue, file))) == "kit_authority"
     assert (file.parent / "ca.pem").read_bytes() == trusted
 
 
 def test_a_coordinators_key_is_installed_once_and_never_replaced(
     folder: AggregatorFolder, file: Path
 ) -> None:
-    kit = kit_for(folder, file)
+    kit = kit_of(folder, file)
     install_kit(file, kit)
     installed = file.parent / "coordinator.pub"
     assert installed.read_text().strip() == signing_key(folder.coordinator_key).public

@@ -11,7 +11,7 @@ from wardround_server.aggregator.flower.control import (
     NodeState,
 )
 from wardround_server.aggregator.roster import NodeRoster
-from wardround_server.aggregator.setup import InvitedSite
+from wardround_server.aggregator.sites import EnrolledSite
 
 
 class SuperLink:
@@ -56,8 +56,8 @@ class SuperLink:
         return {(node.name, node.public_key.decode()) for node in self.known}
 
 
-def site(name: str, key: str) -> InvitedSite:
-    return InvitedSite(name=name, node_key=key, fingerprint="0", invited=1.0)
+def site(name: str, key: str) -> EnrolledSite:
+    return EnrolledSite(name=name, node_key=key, fingerprint="0", invited=1.0)
 
 
 def test_who_is_invited_is_registered_and_who_is_not_is_put_out() -> None:

@@ -1,8 +1,11 @@
 """Joining a consortium: keys that never leave the site, a request that goes out, a kit that comes back.
 
-1. Private keys are made here, readable by their owner only, and never overwritten.
+1. Private keys are made here, readable by their owner only, and never overwritten, but by newer ones
+   that the aggregator knows already.
 2. A kit is installed only if it is for this site, for the key made here, and signed by the authority
    that it brings. An authority or coordinator's key that is already there is not replaced.
+3. New keys wait beside the old ones until their kit is here. Whatever stops that half-way, asking again
+   carries it to its end.
 """
 
 import os
@@ -13,13 +16,22 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from wardround_client.node.identity import read_node_key
+from wardround_client.node.enrolment_calls import redeem, send_rotation
+from wardround_client.node.identity import load_identity, read_node_key
 from wardround_common.crypto.certificates import describe, new_key, site_request
 from wardround_common.durable import fsync_folder, replace_file
-from wardround_common.enrolment import EnrolmentKit, EnrolmentRequest, read_kit, to_text
+from wardround_common.enrolment import (
+    EnrolmentKit,
+    EnrolmentRequest,
+    EnrolmentToken,
+    Rotation,
+    read_kit,
+    read_request,
+    to_text,
+)
 from wardround_common.errors import ConfigError
 from wardround_common.spec.load import load_site
 from wardround_common.spec.site import Node, SiteSpec, resolve
@@ -59,11 +71,7 @@ def make_request(file: Path) -> Requested:
     site, node, base = _read(file)
     _kept_or_made(resolve(base, node.key), _new_node_key)
     tls_key = _kept_or_made(resolve(base, node.certificate_key), new_key)
-    request = EnrolmentRequest(
-        site=site.name,
-        node_key=_public(resolve(base, node.key)),
-        certificate_request=site_request(SiteId(site.name), tls_key).decode(),
-    )
+    request = _request(site, resolve(base, node.key), tls_key)
     target = resolve(base, node.key).parent / f"{site.name}.request.json"
     replace_file(target, to_text(request).encode())
     return Requested(target, request.fingerprint)
@@ -79,8 +87,86 @@ def install_kit(file: Path, kit_file: Path) -> EnrolmentKit:
     Raises:
         ConfigError: the kit is not for this site, this key or this aggregator.
     """
-    site, node, base = _read(file)
     kit = read_kit(kit_file)
+    _install(file, kit, str(kit_file))
+    return kit
+
+
+def enrol_by_token(file: Path, token: EnrolmentToken) -> tuple[EnrolmentKit, str]:
+    """Make the keys, bring the request to the aggregator and install what comes back.
+
+    Args:
+        file: ``site.toml``.
+        token: the coordinator's.
+
+    Returns:
+        The kit, and the request's fingerprint.
+
+    Raises:
+        ConfigError: see :func:`make_request`, :func:`install_kit` and :func:`redeem`.
+        EnrolmentError: the aggregator refused.
+    """
+    requested = make_request(file)
+    kit = redeem(token, read_request(requested.file))
+    _install(file, kit, f"the kit from {token.address}")
+    return kit, requested.fingerprint
+
+
+def rotate_keys(file: Path) -> tuple[EnrolmentKit, str]:
+    """Give the site new keys: made here, brought to the aggregator, and installed when it knows them.
+
+    A node that runs goes on with them by itself.
+
+    Returns:
+        The kit, and the fingerprint of the request.
+
+    Raises:
+        ConfigError: the site has not enrolled, or a file cannot be read; see also :func:`redeem`.
+        EnrolmentError: the aggregator refused.
+    """
+    site, node, base = _read(file)
+    where = node.enrolment or node.aggregator
+    paths = [resolve(base, path) for path in (node.key, node.certificate_key, node.certificate)]
+    key, tls_key, certificate = paths
+    new_key_file, new_tls_file, new_certificate = map(_new, paths)
+    if not new_certificate.exists():
+        identity = load_identity(key, resolve(base, node.ca), certificate, tls_key)
+        _kept_or_made(new_key_file, _new_node_key)
+        request = _request(site, new_key_file, _kept_or_made(new_tls_file, new_key))
+        document = Rotation.document(request)
+        rotation = Rotation(
+            request=request,
+            certificate=certificate.read_text(),
+            signature=_tls_key(tls_key).sign(document, ec.ECDSA(hashes.SHA256())).hex(),
+        )
+        kit = send_rotation(where, identity.tls, rotation)
+        _check(kit, f"the kit from {where}", new_tls_file)
+        replace_file(new_certificate, to_text(kit).encode())
+    kit = read_kit(new_certificate)
+    for new, old in ((new_key_file, key), (new_tls_file, tls_key)):
+        if new.exists():
+            new.replace(old)
+    replace_file(certificate, kit.certificate.encode())
+    new_certificate.unlink()
+    fsync_folder(certificate.parent)
+    return kit, _request(site, key, tls_key.read_bytes()).fingerprint
+
+
+def _request(site: SiteSpec, node_key: Path, tls_key: bytes) -> EnrolmentRequest:
+    return EnrolmentRequest(
+        site=site.name,
+        node_key=_public(node_key),
+        certificate_request=site_request(SiteId(site.name), tls_key).decode(),
+    )
+
+
+def _new(path: Path) -> Path:
+    """Where the successor of a file waits."""
+    return path.with_name(f"{path.name}.new")
+
+
+def _install(file: Path, kit: EnrolmentKit, kit_file: str) -> None:
+    site, node, base = _read(file)
     if kit.site != site.name:
         raise ConfigError(
             f"{kit_file}: for site {kit.site!r}, and this is {site.name!r}", code="kit_site"
@@ -96,7 +182,6 @@ def install_kit(file: Path, kit_file: Path) -> EnrolmentKit:
     coordinator = f"{kit.coordinator}\n".encode()
     _install_once(resolve(base, node.coordinator), coordinator, "coordinator")
     replace_file(resolve(base, node.certificate), kit.certificate.encode())
-    return kit
 
 
 def _read(file: Path) -> tuple[SiteSpec, Node, Path]:
@@ -138,7 +223,7 @@ def _public(path: Path) -> str:
     return read_node_key(path).public_key().public_bytes(encoding, form).decode()
 
 
-def _check(kit: EnrolmentKit, kit_file: Path, key_file: Path) -> None:
+def _check(kit: EnrolmentKit, kit_file: str, key_file: Path) -> None:
     """Refuse a kit whose parts do not belong together, or not to this site's key."""
     try:
         certificate = x509.load_pem_x509_certificate(kit.certificate.encode())

@@ -1,15 +1,24 @@
 """What the node proves itself with: the key that Flower knows, and the site's certificate."""
 
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
 from wardround_common.crypto.certificates import describe
 from wardround_common.errors import ConfigError
+from wardround_common.log import log_event
+from wardround_common.spec.site import Node, resolve
+
+_LOOK_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,59 @@ class Identity:
     key: ec.EllipticCurvePrivateKey
     tls: ssl.SSLContext
     until: datetime | None = None
+
+
+class IdentityFiles:
+    """The files of a node's identity as they were; new ones end a life of the node.
+
+    Args:
+        node: names them.
+        base: the folder of ``site.toml``.
+    """
+
+    def __init__(self, node: Node, base: Path) -> None:
+        self._key, self._certificate, self._tls_key = (
+            resolve(base, path) for path in (node.key, node.certificate, node.certificate_key)
+        )
+        self._was = self._read()
+
+    @contextmanager
+    def ends_with(self, stop: threading.Event) -> Iterator[threading.Event]:
+        """An event that is set when ``stop`` is, or when there are new files that fit together."""
+        life, left = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            seen = self._was
+            while not (stop.wait(_LOOK_S) or left.is_set()):
+                before, seen = seen, self._read()
+                if seen == before and self._are_new(seen):
+                    break
+            life.set()
+
+        watching = threading.Thread(target=watch, name="identity", daemon=True)
+        watching.start()
+        try:
+            yield life
+        finally:
+            left.set()
+            watching.join()
+
+    def _are_new(self, now: tuple[bytes, ...]) -> bool:
+        """Whether these files, which nobody is writing now, are others than at first and fit."""
+        if now == self._was:
+            return False
+        try:
+            whose = x509.load_pem_x509_certificate(now[1]).public_key()
+            own = load_pem_private_key(now[2], None)
+        except ValueError:
+            return False
+        if own.public_key() != whose:
+            return False
+        log_event("node_keys_changed")
+        return True
+
+    def _read(self) -> tuple[bytes, ...]:
+        return tuple(_bytes_of(path) for path in (self._key, self._certificate, self._tls_key))
 
 
 def load_identity(key: Path, ca: Path, certificate: Path, certificate_key: Path) -> Identity:
@@ -80,6 +142,13 @@ def read_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path}: Flower needs an ECDSA key", code="node_key")
     return private
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _no_kit(path: Path) -> ConfigError:

@@ -1,7 +1,7 @@
 """The site node as a process: the network, and nothing of the site's data.
 
 It makes sure that it cannot read the data and that it is the only one, comes online, and answers
-messages until it is told to end. What the worker computes then goes on, and what it owes stays in
+messages until it is told to end; with new keys it comes online again by itself. What the worker computes then goes on, and what it owes stays in
 hand: the next life brings the answer. The first SIGTERM or SIGINT ends it in order, the second at
 once.
 """
@@ -18,7 +18,7 @@ from wardround_client.airlock.client import AirlockClient, AirlockUnavailable
 from wardround_client.node.fleet import FleetConnection
 from wardround_client.node.fleet_api import GoneError
 from wardround_client.node.guard import only_one, require_no_data
-from wardround_client.node.identity import load_identity
+from wardround_client.node.identity import IdentityFiles, load_identity
 from wardround_client.node.in_hand import InHand
 from wardround_client.node.node import SiteNode
 from wardround_client.node.stream import StreamSessions
@@ -52,10 +52,12 @@ def run_node(file: Path, *, same_user: bool) -> None:
         )
     if not same_user:
         require_no_data(site, base)
-    with ExitStack() as opened:
-        state = resolve(base, site.node.state)
-        opened.callback(os.close, only_one(state))
-        _serve(site, site.node, base, stop, opened)
+    with ExitStack() as running:
+        running.callback(os.close, only_one(resolve(base, site.node.state)))
+        while not stop.is_set():
+            files = IdentityFiles(site.node, base)
+            with ExitStack() as opened, files.ends_with(stop) as life:
+                _serve(site, site.node, base, life, opened)
     log_event("node_ended", site=site.name)
 
 

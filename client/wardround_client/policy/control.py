@@ -6,7 +6,9 @@ The rules:
    audit log, once.
 2. What was computed passes disclosure control and the egress guard before it is kept as an answer.
 3. An answer is handed over after an entry that says so is durable, each time that it is.
-4. Each answer carries the log's signed head, so that the aggregator keeps what this site cannot change.
+4. Each answer carries the log's signed head and is signed by the log's key, so that the aggregator keeps
+   what this site cannot change. The head of the aggregator's own log comes with each question and is
+   kept here; a question whose head is behind one that was answered is refused: history was rewritten.
 5. Updates of a day are counted from the log, so that no restart begins a new day.
 """
 
@@ -19,6 +21,7 @@ from typing import Final
 from wardround_client.policy.approvals import Approvals
 from wardround_client.policy.disclosure import disclosed
 from wardround_client.policy.egress import Leaving, guard
+from wardround_client.policy.heads import AggregatorHeads
 from wardround_client.policy.rules import PolicyError, require_allowed
 from wardround_client.worker.answers import Stored
 from wardround_common.audit.entries import Value
@@ -34,6 +37,7 @@ from wardround_common.wire.step import MAX_RECEIPT_BYTES, Receipt, StepManifest,
 
 AUDIT: Final = "audit"
 APPROVALS: Final = "approvals"
+HEADS: Final = "aggregator-heads"
 WITHHELD: Final = "withheld"
 _MAX_REFUSALS: Final = 10_000
 """Entries of one life: who asks nonsense without end does not fill the disk."""
@@ -69,6 +73,7 @@ class SiteControl:
         self._now = now
         self._withheld = state / WITHHELD
         self._approvals = Approvals(state / APPROVALS)
+        self._heads = AggregatorHeads(state / HEADS)
         self._log = AuditLog(state / AUDIT)
         self._log.append("policy_loaded", policy_sha256=policy_digest(policy))
         self._lock = threading.Lock()
@@ -92,6 +97,7 @@ class SiteControl:
             PolicyError: the first rule that is broken, as its code.
         """
         require_allowed(self._policy, federation, manifest, self._now())
+        self._heads.check(manifest)
         self._require_approval(manifest, federation)
         if manifest.kind == "train":
             self._require_rounds_left(manifest)
@@ -124,7 +130,7 @@ class SiteControl:
             PolicyError: it has another form (``egress_...``), or this is a dry run.
         """
         shown = disclosed(receipt, self._policy).model_copy(update={"head": self._log.head})
-        leaving = Leaving(shown.to_bytes(), update)
+        leaving = Leaving(shown.signed(self._log.key).to_bytes(), update)
         norm = guard(
             manifest,
             self._site,
@@ -151,6 +157,7 @@ class SiteControl:
             fields["update_sha256"] = receipt.update_sha256
         if manifest.digest() in self._norms:
             fields["update_norm"] = self._norms[manifest.digest()]
+        self._heads.keep(manifest)
         self._log.append("update_released", **fields)
         if manifest.kind == "train":
             day = datetime.now(UTC).date().isoformat()
@@ -218,7 +225,10 @@ def _held_back() -> PolicyError:
 
 
 def _question(manifest: StepManifest) -> dict[str, Value]:
+    head = manifest.head
     return {
+        "asker_entries": 0 if head is None else head.size,
+        "asker_root": "none" if head is None else head.root,
         "run": manifest.run,
         "step": manifest.step,
         "kind": manifest.kind,

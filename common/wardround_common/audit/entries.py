@@ -20,15 +20,32 @@ from wardround_common.types import HEX_DIGEST, sha256_hex
 MAX_ENTRY_BYTES: Final = 4096
 _KEY: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
-Event = Literal[
-    "log_opened",
-    "log_repaired",
+SiteEvent = Literal[
     "policy_loaded",
     "run_approved",
     "step_refused",
     "update_released",
     "update_withheld",
 ]
+RunEvent = Literal[
+    "run_opened",
+    "step_asked",
+    "answer_admitted",
+    "answer_refused",
+    "step_finished",
+    "run_completed",
+    "run_failed",
+]
+MembershipEvent = Literal[
+    "site_invited",
+    "site_enrolled",
+    "site_renewed",
+    "site_rotated",
+    "site_revoked",
+    "site_key_pinned",
+    "run_ended",
+]
+Event = Literal["log_opened", "log_repaired"] | SiteEvent | RunEvent | MembershipEvent
 Value = int | float | bool | str
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
 

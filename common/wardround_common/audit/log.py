@@ -19,7 +19,7 @@ from wardround_common.audit.entries import Entry, Event, Value
 from wardround_common.audit.heads import SignedHead, sign_head
 from wardround_common.audit.tree import Tree
 from wardround_common.audit.verify import HEAD, LOG, verified
-from wardround_common.crypto.signing import signing_key
+from wardround_common.crypto.signing import SigningKey, signing_key
 from wardround_common.durable import append_line, make_folder
 from wardround_common.errors import IntegrityError
 
@@ -31,18 +31,22 @@ class AuditLog:
 
     Args:
         folder: made if absent, for its owner alone.
+        key: signs its heads; a key of its own, made in the folder, if absent.
+
+    Attributes:
+        key: the one that signs.
 
     Raises:
         IntegrityError: the log there is damaged (``audit_damaged``); it names the first bad entry.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: SigningKey | None = None) -> None:
         make_folder(folder)
         self._path = folder / LOG
         self._head_path = folder / HEAD
         self._lock = threading.Lock()
         self._refused = False
-        self._key = signing_key(folder / _KEY)
+        self.key = key or signing_key(folder / _KEY)
         torn = _cut_torn_line(self._path)
         found = verified(folder)
         if found.bad is not None:
@@ -54,7 +58,7 @@ class AuditLog:
         self._tree: Tree = found.tree
         self._num_bytes = self._path.stat().st_size if self._path.exists() else 0
         if not found.tree.size:
-            self.append("log_opened", key=self._key.public)
+            self.append("log_opened", key=self.key.public)
         if torn:
             self.append("log_repaired", bytes_cut=torn)
 
@@ -62,7 +66,7 @@ class AuditLog:
     def head(self) -> SignedHead:
         """The newest head."""
         with self._lock:
-            return sign_head(self._key, self._tree.size, self._tree.root)
+            return sign_head(self.key, self._tree.size, self._tree.root)
 
     def append(self, event: Event, **fields: Value) -> SignedHead:
         """Write an entry; it is durable when this returns.
@@ -90,7 +94,7 @@ class AuditLog:
             line = Entry(self._tree.size, at, event, fields, before).to_line()
             self._put(line)
             self._tree.add(line)
-            head = sign_head(self._key, self._tree.size, self._tree.root)
+            head = sign_head(self.key, self._tree.size, self._tree.root)
             self._put_head(head)
             return head
 

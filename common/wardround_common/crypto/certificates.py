@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wardround_common.errors import ConfigError
-from wardround_common.types import SiteId
+from wardround_common.types import Digest, SiteId, sha256_hex
 
 AUTHORITY_DAYS: Final = 3650
 SERVER_DAYS: Final = 397
@@ -184,6 +184,26 @@ def describe(certificate: bytes) -> Described:
     if organisations == [OPERATOR]:
         return Described("operator", common, names, until)
     return Described("server", common, names, until)
+
+
+def key_digest(certificate: bytes) -> Digest:
+    """SHA-256 of a certificate's public key (SubjectPublicKeyInfo): the same in each renewal.
+
+    Args:
+        certificate: PEM.
+    """
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return sha256_hex(key.public_bytes(encoding, form))
+
+
+def serial_of(certificate: bytes) -> str:
+    """A certificate's serial number, hexadecimal.
+
+    Args:
+        certificate: PEM.
+    """
+    return f"{x509.load_pem_x509_certificate(certificate).serial_number:x}"
 
 
 def _requested_key(site: SiteId, request: bytes) -> ec.EllipticCurvePublicKey:

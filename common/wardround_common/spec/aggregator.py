@@ -67,6 +67,10 @@ class AggregatorSpec(Table):
     superlink_port: Port = Field(
         default=8000, description="Port of Flower's SuperLink, on loopback."
     )
+    enrolment_port: Port = Field(
+        default=8001,
+        description="Port on loopback where sites enrol; the front door passes it on.",
+    )
     runs_at_once: Count = Field(
         default=2, description="Runs that go on at the same time; others wait for their turn."
     )

@@ -101,6 +101,11 @@ class Node(Table):
     aggregator: str = Field(
         pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$", description="Aggregator's front door, host:port."
     )
+    enrolment: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$",
+        description="Where the site is given new keys, host:port. Absent: the front door.",
+    )
     ca: str = Field(default="ca.pem", description="Certificate of the consortium's authority.")
     coordinator: str = Field(
         default="coordinator.pub",

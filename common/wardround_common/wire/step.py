@@ -30,7 +30,7 @@ MAX_RECEIPT_BYTES = 1 * 2**20
 MAX_COUNT = 10**12
 """Counts above this are no hospital's; sums of such counts stay exact in float64."""
 
-_MANIFEST = "manifest"
+_MANIFEST, _RECEIPT = "manifest", "receipt"
 
 StepKind = Literal["describe", "moments", "gram", "train", "evaluate", "compare"]
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
@@ -102,6 +102,8 @@ class StepManifest(WireModel):
         bound: largest magnitude of a value in the reply.
         seed: the run's seed.
         moments: how numeric columns are standardised, once that is known.
+        head: of the aggregator's log of this run before this step, for sites to keep; None in a
+            simulation.
         coordinator: public key of who asks; None in a simulation.
         signature: by that key, over all the rest; None likewise.
     """
@@ -123,6 +125,7 @@ class StepManifest(WireModel):
     bound: float = Field(gt=0)
     seed: int = Field(ge=0)
     moments: TableMoments | None = None
+    head: SignedHead | None = None
     coordinator: PublicKey | None = None
     signature: Signature | None = None
 
@@ -163,9 +166,10 @@ class StepManifest(WireModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Manifests without ranks or signature have the bytes that they always had."""
+        """Manifests without ranks, head or signature have the bytes that they always had."""
         fields: dict[str, Any] = write(self)
-        absent = {key for key in ("ranks", "coordinator", "signature") if not getattr(self, key)}
+        optional = ("ranks", "head", "coordinator", "signature")
+        absent = {key for key in optional if not getattr(self, key)}
         return {key: value for key, value in fields.items() if key not in absent}
 
 
@@ -184,6 +188,7 @@ class Receipt(WireModel):
         body: numbers of this kind of step; see :mod:`wardround_common.wire.bodies`.
         seconds: time by phase, in seconds; measured, hence not part of any result.
         head: of the site's audit log before this answer, for others to keep; None in a simulation.
+        signature: by the key of that log, over all the rest; None likewise.
     """
 
     protocol: Literal[1] = 1
@@ -200,12 +205,33 @@ class Receipt(WireModel):
     body: dict[str, Any] = Field(default_factory=dict)
     seconds: dict[Phase, Seconds] = Field(default_factory=dict)
     head: SignedHead | None = None
+    signature: Signature | None = None
+
+    def signed(self, key: SigningKey) -> "Receipt":
+        """The same answer, signed by the key of its head.
+
+        Args:
+            key: of the log whose head it carries.
+        """
+        unsigned = self.model_copy(update={"signature": None})
+        signature = key.sign(_RECEIPT, canonical_bytes(unsigned.model_dump(mode="json")))
+        return self.model_copy(update={"signature": signature})
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the key of its head has signed it; whose key that is, the aggregator knows."""
+        if self.head is None or self.signature is None:
+            return False
+        unsigned = self.model_copy(update={"signature": None})
+        document = canonical_bytes(unsigned.model_dump(mode="json"))
+        return is_signed(_RECEIPT, document, self.head.key, self.signature)
 
     @model_serializer(mode="wrap")
-    def _without_no_head(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Receipts without a head have the bytes that they always had."""
+    def _without_what_is_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Receipts without head or signature have the bytes that they always had."""
         fields: dict[str, Any] = write(self)
-        return fields if self.head else {k: v for k, v in fields.items() if k != "head"}
+        absent = {key for key in ("head", "signature") if not getattr(self, key)}
+        return {key: value for key, value in fields.items() if key not in absent}
 
 
 @lru_cache(maxsize=2)

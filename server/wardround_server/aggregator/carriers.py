@@ -18,6 +18,7 @@ from wardround_common.stream.limits import read_identity
 from wardround_common.types import SiteId
 from wardround_server.aggregator.flower.grid import PatientGrid
 from wardround_server.aggregator.folder import AggregatorFolder, key_beside
+from wardround_server.aggregator.sites import SiteRegister
 from wardround_server.rounds.carrier import Carrier, FlowerCarrier
 from wardround_server.rounds.whereabouts import OnlineNodes
 
@@ -93,6 +94,7 @@ def _stream_server(deployment: Deployment) -> "StreamServer | None":
                 sites=deployment.sites,
                 spool=deployment.spool,
                 public=f"{deployment.aggregator.host}:{port}",
+                has_key=SiteRegister(folder).has_tls_key,
             )
     log_event("carrier_fell_back", run=deployment.run, code="stream_port")
     return None

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,7 @@ def aggregator() -> None:
 @click.option("--front-door", "door", type=_DOORS, default="none", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65_535), help="Of the front door [443].")
 @click.option("--superlink-port", type=click.IntRange(1, 65_535), help="On loopback [8000].")
+@click.option("--enrolment-port", type=click.IntRange(1, 65_535), help="On loopback [8001].")
 @click.option(
     "--stream-port", type=click.IntRange(1, 65_535), help="Turns the tensor stream on, here."
 )
@@ -38,6 +40,7 @@ def init(  # noqa: PLR0917  click passes by name
     door: str,
     port: int | None,
     superlink_port: int | None,
+    enrolment_port: int | None,
     stream_port: int | None,
 ) -> None:
     """Make DIR: its file, the consortium's authority, certificates and secrets."""
@@ -48,6 +51,7 @@ def init(  # noqa: PLR0917  click passes by name
         name=name,
         host=host,
         superlink_port=superlink_port,
+        enrolment_port=enrolment_port,
         front_door={"kind": door} | ({} if port is None else {"port": port}),
         stream=None if stream_port is None else {"port": stream_port},
     )
@@ -61,24 +65,94 @@ def init(  # noqa: PLR0917  click passes by name
 
 @aggregator.command()
 @_FOLDER
+@click.argument("site", metavar="SITE")
+@click.option(
+    "--days",
+    type=click.FloatRange(0, 90, min_open=True),
+    default=7.0,
+    show_default=True,
+    help="How long the token can be used.",
+)
+@click.option(
+    "--address", help="HOST:PORT under which the site reaches this, instead of the file's."
+)
+@_JSON
+def invite(folder: Path, site: str, days: float, address: str | None, *, as_json: bool) -> None:
+    """Make a token by which SITE enrols, once.
+
+    Hand it over by a channel that only the site reads. For a site that is let in already it is leave
+    to come with new keys.
+    """
+    from wardround_server.aggregator.invitations import Invitations
+    from wardround_server.aggregator.setup import enrolment_address, named_site
+
+    opened = _opened(folder)
+    enrol_at = enrolment_address(opened.load(), address)
+    name = named_site(site)
+    token = Invitations(opened).make(name, enrol_at, days=days, address=address).to_text()
+    if as_json:
+        click.echo(json.dumps({"site": name, "token": token, "days": days}))
+        return
+    click.echo(token)
+    click.echo(f"at the site, within {days:g} days: wardround site enrol SITE.toml --token TOKEN")
+
+
+@aggregator.command()
+@_FOLDER
 @click.argument("request", type=click.Path(path_type=Path), metavar="NAME.request.json")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Where to write the kit."
 )
 @click.option("--address", help="HOST:PORT in the kit, instead of the file's.")
-def invite(folder: Path, request: Path, out: Path, address: str | None) -> None:
-    """Let a site in: certify its request and write the kit to send back.
+def certify(folder: Path, request: Path, out: Path, address: str | None) -> None:
+    """Let a site in by files, without a token: certify its request and write the kit to send back.
 
     Compare the fingerprint with the site, by telephone, before you send the kit.
     """
-    from wardround_server.aggregator.setup import invite_site, write_kit
+    from wardround_common.enrolment import read_request
+    from wardround_server.aggregator.setup import kit_for, write_kit
+    from wardround_server.aggregator.sites import SiteRegister
 
-    invitation = invite_site(_opened(folder), request, address)
-    write_kit(out, invitation.kit)
-    click.echo(f"site         {invitation.kit.site}{' (again)' if invitation.again else ''}")
-    click.echo(f"fingerprint  {invitation.fingerprint}")
-    click.echo(f"coordinator  {invitation.kit.coordinator}")
+    opened, wanted = _opened(folder), read_request(request)
+    register = SiteRegister(opened)
+    again = register.find(wanted.site) is not None
+    kit = kit_for(opened, register.let_in(wanted), address)
+    write_kit(out, kit)
+    click.echo(f"site         {kit.site}{' (again)' if again else ''}")
+    click.echo(f"fingerprint  {wanted.fingerprint}")
+    click.echo(f"coordinator  {kit.coordinator}")
     click.echo(f"kit          {out}")
+
+
+@aggregator.command()
+@_FOLDER
+@click.argument("site", metavar="SITE")
+@_JSON
+def revoke(folder: Path, site: str, *, as_json: bool) -> None:
+    """Let SITE in no more: at once, everywhere, and its open tokens are cancelled.
+
+    What it contributed before stays in the models; runs go on without it if their quorum allows.
+    """
+    from wardround_server.aggregator.invitations import Invitations
+    from wardround_server.aggregator.sites import SiteRegister
+
+    opened = _opened(folder)
+    SiteRegister(opened).revoke(site)
+    cancelled = Invitations(opened).cancel(site)
+    words = f"{site}: let in no more; {cancelled} open tokens cancelled"
+    click.echo(json.dumps({"site": site, "cancelled": cancelled}) if as_json else words)
+
+
+@aggregator.command()
+@_FOLDER
+@_JSON
+def sites(folder: Path, *, as_json: bool) -> None:
+    """List the sites that are let in, with what to compare by telephone, and those invited."""
+    from wardround_server.aggregator.membership import membership
+
+    found = membership(_opened(folder))
+    lines = [line for each in found for line in each.to_lines()]
+    click.echo(json.dumps([asdict(each) for each in found]) if as_json else "\n".join(lines))
 
 
 @aggregator.command()

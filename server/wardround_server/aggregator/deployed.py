@@ -20,6 +20,8 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from wardround_common.audit.log import AuditLog
+from wardround_common.crypto.signing import signing_key
 from wardround_common.durable import write_file
 from wardround_common.errors import ConfigError, WardroundError
 from wardround_common.log import log_event, set_log_stream
@@ -27,6 +29,7 @@ from wardround_server.aggregator.child import die_with
 from wardround_server.aggregator.flower.programs import FOLDER_VARIABLE
 from wardround_server.aggregator.folder import AggregatorFolder
 from wardround_server.aggregator.records import RUN_NAME, Outcome, RunRecord
+from wardround_server.aggregator.sites import SiteRegister
 
 
 def run_deployed(grid: Grid, run: str) -> None:
@@ -49,7 +52,9 @@ def run_deployed(grid: Grid, run: str) -> None:
     with record.driven(), record.events.open("a") as events, _ended_with_outcome(record):
         set_log_stream(events)
         if record.outcome is None:
-            model_sha256 = _drive(grid, folder, record)
+            with _logged(folder, record) as log:
+                model_sha256 = _drive(grid, folder, record, log)
+                log.append("run_completed", run=run, model_sha256=model_sha256)
             record.end(Outcome("done", model_sha256=model_sha256, ended=time.time()))
             log_event("run_completed", run=run, model_sha256=model_sha256)
 
@@ -68,9 +73,30 @@ def _ended_with_outcome(record: RunRecord) -> Iterator[None]:
         raise RuntimeError(code) from None
 
 
-def _drive(grid: Grid, folder: AggregatorFolder, record: RunRecord) -> str:
+@contextmanager
+def _logged(folder: AggregatorFolder, record: RunRecord) -> Iterator[AuditLog]:
+    """The run's audit log; how this life of the run ends is told to the aggregator's, too."""
+    register = SiteRegister(folder)
+    log = AuditLog(record.audit, signing_key(folder.coordinator_key))
+    log.append("run_opened", run=record.run)
+    code = "internal_error"
+    try:
+        yield log
+        code = "done"
+    except WardroundError as error:
+        code = error.code
+        raise
+    finally:
+        if code != "done":
+            log.append("run_failed", run=record.run, code=code)
+        head = log.head
+        register.note(
+            "run_ended", run=record.run, code=code, run_entries=head.size, run_root=head.root
+        )
+
+
+def _drive(grid: Grid, folder: AggregatorFolder, record: RunRecord, log: AuditLog) -> str:
     """The rounds, the model and the report; returns the model's digest."""
-    from wardround_common.crypto.signing import signing_key
     from wardround_common.shared_model import shared_model
     from wardround_common.spec.load import load_federation
     from wardround_common.threads import use_threads
@@ -78,6 +104,7 @@ def _drive(grid: Grid, folder: AggregatorFolder, record: RunRecord) -> str:
     from wardround_server.aggregator.watching import ProgressObserver
     from wardround_server.folder import RunFolder
     from wardround_server.report.build import build_report
+    from wardround_server.rounds.audit import LoggedRun
     from wardround_server.rounds.engine import RoundEngine
 
     spec, aggregator = load_federation(record.federation), folder.load()
@@ -95,7 +122,9 @@ def _drive(grid: Grid, folder: AggregatorFolder, record: RunRecord) -> str:
             observer,
             run=record.run,
             store_updates=True,
-            key=signing_key(folder.coordinator_key),
+            key=log.key,
+            audit=LoggedRun(log),
+            members=SiteRegister(folder),
         )
         outcome = engine.run()
     model_sha256 = out.write_model(outcome, spec.digest(), model.untrained_adapters())

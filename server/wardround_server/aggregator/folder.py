@@ -3,10 +3,13 @@
 ::
 
     aggregator.toml   how it runs
-    pki/              the consortium's authority, the server's and the operator's certificate, and the
-                      key that signs manifests
+    pki/              the consortium's authority and its revocation list, the server's and the
+                      operator's certificate, and the key that signs manifests
     secrets/          of the SuperExec, and the operator's token
-    sites/            one file for each invited site; without its file, a site is not let in
+    sites/            one file for each site that is let in; without it, a site is not
+    invitations/      one file for each token that was made
+    revoked/          one file for each certificate that counts no more
+    audit/            who was invited, let in, given new keys, revoked; which runs ended, and how
     runs/             one folder for each run
     state/            the SuperLink's database, locks, status
     logs/             what the processes print
@@ -28,7 +31,7 @@ from wardround_common.errors import ConfigError
 from wardround_common.spec.aggregator import AggregatorSpec
 from wardround_common.spec.load import load_aggregator
 
-FOLDERS = ("pki", "secrets", "sites", "runs", "state", "logs")
+FOLDERS = ("pki", "secrets", "sites", "invitations", "revoked", "runs", "state", "logs")
 _ATTEMPTS, _PAUSE_S = 10, 0.05
 
 
@@ -78,9 +81,29 @@ class AggregatorFolder:
         return self.path / "secrets" / "operator-token"
 
     @property
+    def revocations(self) -> Path:
+        """The list of certificates that count no more."""
+        return self.path / "pki" / "revoked.crl"
+
+    @property
     def sites(self) -> Path:
-        """Invited sites."""
+        """Sites that are let in."""
         return self.path / "sites"
+
+    @property
+    def invitations(self) -> Path:
+        """Tokens that were made."""
+        return self.path / "invitations"
+
+    @property
+    def revoked(self) -> Path:
+        """Certificates that count no more."""
+        return self.path / "revoked"
+
+    @property
+    def audit(self) -> Path:
+        """The log of sites and runs."""
+        return self.path / "audit"
 
     @property
     def runs(self) -> Path:

@@ -82,12 +82,14 @@ def configuration(
         require_certificates=door.site_certificates == "require",
         token_map=_quoted(run / "token.map"),
         superlink_port=spec.superlink_port,
+        enrolment_port=spec.enrolment_port,
         listen=door.listen,
         port=door.port,
         host=spec.host,
         certificate=_quoted(folder.certificate),
         key=_quoted(key_beside(folder.certificate)),
         authority=_quoted(folder.authority),
+        revocations=_quoted(folder.revocations),
     )
 
 

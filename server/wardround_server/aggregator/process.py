@@ -86,6 +86,12 @@ class KeptProcess:
             _signal_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
     def end(self, grace_s: float) -> None:
         """Ask it to end, and end it if it does not within so many seconds."""
         if self._process is None:

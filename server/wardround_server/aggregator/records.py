@@ -9,6 +9,7 @@
     outcome.json      how it ended: done, failed or stopped; no file, no end
     events.jsonl      what happened; failure.txt: what went wrong last, in full
     lock              held by the ServerApp that drives it
+    audit/            the audit log of the run
     journal/          see :mod:`wardround_server.rounds.journal`
 
 A file has one writer and is replaced as a whole. ``outcome.json`` is written once: whoever is
@@ -158,6 +159,11 @@ class RunRecord:
     def failure(self) -> Path:
         """What went wrong last, in full."""
         return self.path / "failure.txt"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log of the run."""
+        return self.path / "audit"
 
     @property
     def info(self) -> RunInfo:

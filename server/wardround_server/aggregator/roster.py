@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from wardround_common.log import log_event
 from wardround_server.aggregator.flower.control import Control, ControlRefused, NodeState
-from wardround_server.aggregator.setup import InvitedSite
+from wardround_server.aggregator.sites import EnrolledSite
 
 
 class NodeRoster:
@@ -22,7 +22,7 @@ class NodeRoster:
         self._control = control
         self._refused: set[tuple[str, str]] = set()
 
-    def match(self, sites: Iterable[InvitedSite]) -> dict[str, NodeState | None]:
+    def match(self, sites: Iterable[EnrolledSite]) -> dict[str, NodeState | None]:
         """Make the SuperLink's list equal to ``sites``.
 
         Returns:
@@ -44,7 +44,7 @@ class NodeRoster:
             found[site.name] = self._register(site)
         return found
 
-    def _register(self, site: InvitedSite) -> NodeState | None:
+    def _register(self, site: EnrolledSite) -> NodeState | None:
         if (site.name, site.node_key) in self._refused:
             return None
         key = site.node_key.encode()

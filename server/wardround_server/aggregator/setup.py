@@ -1,29 +1,15 @@
-"""Making an aggregator, and inviting sites to it.
-
-1. Nothing that exists is overwritten.
-2. An invited site is one file in ``sites``; the SuperLink learns of it while it is up. Inviting
-   works whether it is or not.
-3. What a site sent is checked before anything is signed, and nothing of it but its two public keys
-   is used.
-"""
+"""Making an aggregator, and the kits of its sites. Nothing that exists is overwritten."""
 
 import json
+import re
 import secrets
-import time
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_public_key,
-)
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from wardround_common.crypto.certificates import (
-    certify_site,
     describe,
     issue_operator,
     issue_server,
@@ -31,52 +17,21 @@ from wardround_common.crypto.certificates import (
 )
 from wardround_common.crypto.signing import signing_key
 from wardround_common.durable import write_file
-from wardround_common.enrolment import Address, EnrolmentKit, Pem, read_request, to_text
-from wardround_common.errors import ConfigError, IntegrityError
+from wardround_common.enrolment import Address, EnrolmentKit, to_text
+from wardround_common.errors import ConfigError
 from wardround_common.spec.aggregator import AggregatorSpec
 from wardround_common.spec.words import toml_literal
-from wardround_common.types import SiteId
-from wardround_common.wire.step import SiteName, WireModel
+from wardround_common.types import SITE_NAME, SiteId
 from wardround_server.aggregator.folder import (
     FOLDERS,
     AggregatorFolder,
     write_issued,
     write_private,
 )
+from wardround_server.aggregator.sites import EnrolledSite, SiteRegister
 
 _LOCAL = ("localhost", "127.0.0.1")
 _RENEW_DAYS = 30
-
-
-class InvitedSite(WireModel):
-    """A site that is let in.
-
-    Attributes:
-        name: in rosters.
-        node_key: public key of its node, PEM.
-        fingerprint: of its request.
-        invited: Unix time.
-    """
-
-    name: SiteName
-    node_key: Pem
-    fingerprint: Annotated[str, Field(max_length=64)]
-    invited: float
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """A site was invited.
-
-    Attributes:
-        kit: what to send to it.
-        fingerprint: to compare with the site.
-        again: whether it was invited before.
-    """
-
-    kit: EnrolmentKit
-    fingerprint: str
-    again: bool
 
 
 def spec_of(**keys: Any) -> AggregatorSpec:
@@ -124,6 +79,7 @@ def make_aggregator(folder: AggregatorFolder, spec: AggregatorSpec) -> None:
     signing_key(folder.coordinator_key)
     write_private(folder.superexec_secret, secrets.token_hex(32).encode())
     write_private(folder.operator_token, secrets.token_hex(32).encode())
+    SiteRegister(folder).write_revocations()
     write_file(folder.file, _text(spec).encode())
 
 
@@ -149,44 +105,25 @@ def renew_server_certificate(
     return True
 
 
-def invite_site(folder: AggregatorFolder, request: Path, address: str | None) -> Invitation:
-    """Let a site in.
+def kit_for(folder: AggregatorFolder, site: EnrolledSite, address: str | None) -> EnrolmentKit:
+    """What a site that was let in has to have.
 
     Args:
         folder: the aggregator's.
-        request: the file that the site sent.
-        address: ``host:port`` for the kit; None for what the file says.
-
-    Raises:
-        ConfigError: the request is none, cannot be signed, or brings another site's key.
+        site: with its certificate.
+        address: ``host:port`` in the kit; None for what the file says.
     """
-    spec, wanted = folder.load(), read_request(request)
-    site = SiteId(wanted.site)
-    for other in invited_sites(folder):
-        if other.node_key == _normal(wanted.node_key) and other.name != site:
-            raise ConfigError(
-                f"{request}: its node key is that of {other.name!r}; every site needs its own",
-                code="node_key_taken",
-            )
-    certificate = certify_site(folder.read_authority(), site, wanted.certificate_request.encode())
-    entry = InvitedSite(
-        name=site,
-        node_key=_normal(wanted.node_key),
-        fingerprint=wanted.fingerprint,
-        invited=float(int(time.time())),
-    )
-    path = folder.sites / f"{site}.json"
-    again = path.exists()
-    write_file(path, entry.to_bytes())
-    kit = EnrolmentKit(
-        site=site,
+    spec = folder.load()
+    assert site.certificate is not None, "it was just certified"
+    return EnrolmentKit(
+        site=site.name,
         consortium=spec.name,
         aggregator=address or public_address(spec),
         authority=folder.authority.read_text(),
         coordinator=signing_key(folder.coordinator_key).public,
-        certificate=certificate.decode(),
+        certificate=site.certificate,
+        members=tuple(each.name for each in SiteRegister(folder).all()),
     )
-    return Invitation(kit, wanted.fingerprint, again)
 
 
 def write_kit(path: Path, kit: EnrolmentKit) -> None:
@@ -201,26 +138,6 @@ def write_kit(path: Path, kit: EnrolmentKit) -> None:
         raise ConfigError(f"{path} cannot be written ({error.strerror})", code="out_file") from None
 
 
-def invited_sites(folder: AggregatorFolder) -> list[InvitedSite]:
-    """All sites that are let in, by name.
-
-    Raises:
-        IntegrityError: a file in ``sites`` is damaged.
-    """
-    found = []
-    for path in sorted(folder.sites.glob("*.json")):
-        try:
-            entry = InvitedSite.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
-            entry = None
-        if entry is None or entry.name != path.stem:
-            raise IntegrityError(
-                f"{path} is damaged; invite the site again, or remove the file", code="site_file"
-            )
-        found.append(entry)
-    return found
-
-
 def public_address(spec: AggregatorSpec) -> Address:
     """Where sites find the aggregator: its front door, or the SuperLink on this machine."""
     if spec.front_door.kind == "nginx":
@@ -228,13 +145,30 @@ def public_address(spec: AggregatorSpec) -> Address:
     return f"127.0.0.1:{spec.superlink_port}"
 
 
-def _normal(public_key: str) -> str:
-    """A key as Flower compares it: by its text."""
-    return (
-        load_pem_public_key(public_key.encode())
-        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        .decode()
-    )
+def enrolment_address(spec: AggregatorSpec, address: str | None) -> Address:
+    """Where sites enrol: at the front door, or on this machine.
+
+    Args:
+        spec: the aggregator's file.
+        address: ``host:port`` of the front door as a site reaches it; None for what the file says.
+    """
+    if spec.front_door.kind == "nginx":
+        return address or public_address(spec)
+    return f"127.0.0.1:{spec.enrolment_port}"
+
+
+def named_site(text: str) -> SiteId:
+    """A site's name from a command line.
+
+    Raises:
+        ConfigError: it cannot be one (``site_name``).
+    """
+    if re.fullmatch(SITE_NAME, text) is None:
+        raise ConfigError(
+            f"{text!r} cannot be a site's name: lower-case letters, digits and hyphens are allowed",
+            code="site_name",
+        )
+    return SiteId(text)
 
 
 def _text(spec: AggregatorSpec) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from wardround_server.aggregator.folder import AggregatorFolder, is_held
 from wardround_server.aggregator.records import RunRecord, all_runs
-from wardround_server.aggregator.setup import invited_sites
+from wardround_server.aggregator.sites import SiteRegister
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def read_state(folder: AggregatorFolder) -> AggregatorState:
     spec, is_up = folder.load(), is_held(folder.up_lock)
     written = _written(folder) if is_up else {}
     known = {each["site"]: SiteState(**each) for each in written.get("sites", ())}
-    sites = [known.get(site.name, SiteState(site.name)) for site in invited_sites(folder)]
+    sites = [known.get(site.name, SiteState(site.name)) for site in SiteRegister(folder).all()]
     return AggregatorState(
         spec.name,
         is_up,

@@ -20,6 +20,7 @@ from wardround_common.errors import ConfigError, WardroundError
 from wardround_common.log import log_event, set_log_stream
 from wardround_common.spec.aggregator import AggregatorSpec
 from wardround_server.aggregator.dispatch import Dispatcher
+from wardround_server.aggregator.enrolment import serve_enrolment
 from wardround_server.aggregator.flower.control import Control, ControlUnavailable, SuperLinkControl
 from wardround_server.aggregator.flower.programs import (
     SuperLinkFiles,
@@ -31,7 +32,8 @@ from wardround_server.aggregator.folder import AggregatorFolder, held, key_besid
 from wardround_server.aggregator.process import KeptProcess
 from wardround_server.aggregator.records import all_runs
 from wardround_server.aggregator.roster import NodeRoster
-from wardround_server.aggregator.setup import invited_sites, renew_server_certificate
+from wardround_server.aggregator.setup import renew_server_certificate
+from wardround_server.aggregator.sites import SiteRegister
 from wardround_server.aggregator.status import SiteState, write_status
 
 FrontDoorKind = Literal["none", "nginx"]
@@ -39,6 +41,7 @@ _TICK_S: Final = 0.25
 _NODES_EVERY_S: Final = 1.0
 _HUNG_AFTER_S: Final = 60.0
 _GRACE_S: Final = 10.0
+_DAY_S: Final = 86_400.0
 
 
 def run_aggregator(folder: AggregatorFolder, front_door: FrontDoorKind | None) -> None:
@@ -77,6 +80,7 @@ class Supervisor:
         superlink: the SuperLink.
         others: started when the SuperLink answers for the first time; ended in this order.
         at_once: runs that go on at the same time.
+        door: reads the revocation list again when told; None without one.
         clock: seconds.
     """
 
@@ -88,6 +92,7 @@ class Supervisor:
         others: Sequence[KeptProcess],
         *,
         at_once: int,
+        door: KeptProcess | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
@@ -101,10 +106,14 @@ class Supervisor:
         self._was_healthy = False
         self._nodes_due = 0.0
         self._sites: list[SiteState] = []
+        self._door = door
+        self._revocations = Revocations(folder)
 
     def tick(self) -> None:
         """Do what is to be done now."""
         self._superlink.keep()
+        if self._revocations.have_changed() and self._door is not None:
+            self._door.tell(signal.SIGHUP)
         healthy = self._superlink.is_running and self._control.is_healthy()
         self._note_health(healthy=healthy)
         if self._was_healthy:
@@ -138,7 +147,7 @@ class Supervisor:
         now = self._clock()
         if now >= self._nodes_due:
             self._nodes_due = now + _NODES_EVERY_S
-            found = self._roster.match(invited_sites(self._folder))
+            found = self._roster.match(SiteRegister(self._folder).all())
             self._sites = [
                 SiteState(name, True, node.online, node.since) if node else SiteState(name)
                 for name, node in sorted(found.items())
@@ -151,6 +160,34 @@ class Supervisor:
         processes[self._superlink.name] = healthy
         restarts = {process.name: max(0, process.num_starts - 1) for process in kept}
         write_status(self._folder, processes, restarts, self._sites)
+
+
+class Revocations:
+    """The revocation list: written anew each day, and watched.
+
+    Args:
+        folder: the aggregator's.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, folder: AggregatorFolder, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path = folder.revocations
+        self._register = SiteRegister(folder)
+        self._clock = clock
+        self._due = clock() + _DAY_S
+        self._register.write_revocations()
+        self._seen = self._path.stat().st_mtime_ns
+
+    def have_changed(self) -> bool:
+        """Whether the list is another one than when this was asked last."""
+        if self._clock() >= self._due:
+            self._due = self._clock() + _DAY_S
+            self._register.write_revocations()
+        now = self._path.stat().st_mtime_ns
+        was, self._seen = self._seen, now
+        return now != was
 
 
 @contextmanager
@@ -177,9 +214,13 @@ def _supervised(folder: AggregatorFolder, spec: AggregatorSpec) -> Iterator[Supe
         around,
         folder.logs / "superexec.log",
     )
-    others = [superexec, *_front_door(folder, spec)]
+    door = _front_door(folder, spec)
+    others = [superexec] if door is None else [superexec, door]
     control = SuperLinkControl(port, folder.authority)
-    supervisor = Supervisor(folder, control, superlink, others, at_once=spec.runs_at_once)
+    supervisor = Supervisor(
+        folder, control, superlink, others, at_once=spec.runs_at_once, door=door
+    )
+    stop_enrolment = serve_enrolment(folder, spec.enrolment_port)
     try:
         if spec.metrics is not None:
             from wardround_server.aggregator.metrics import serve_metrics
@@ -187,16 +228,17 @@ def _supervised(folder: AggregatorFolder, spec: AggregatorSpec) -> Iterator[Supe
             serve_metrics(folder, spec.metrics)
         yield supervisor
     finally:
+        stop_enrolment()
         supervisor.end()
         control.close()
 
 
-def _front_door(folder: AggregatorFolder, spec: AggregatorSpec) -> list[KeptProcess]:
+def _front_door(folder: AggregatorFolder, spec: AggregatorSpec) -> KeptProcess | None:
     if spec.front_door.kind == "none":
-        return []
+        return None
     from wardround_server.aggregator.front_door import front_door
 
-    return [front_door(folder, spec)]
+    return front_door(folder, spec)
 
 
 def _signals() -> threading.Event:

@@ -28,8 +28,10 @@ from wardround_common.wire.step import (
 )
 from wardround_server.aggregation.exact_sum import ExactSum
 from wardround_server.aggregation.registry import aggregation_for
+from wardround_server.rounds.audit import NO_AUDIT, RunAudit
 from wardround_server.rounds.carrier import Carrier
 from wardround_server.rounds.journal import Journal
+from wardround_server.rounds.members import Members
 from wardround_server.rounds.outcome import (
     RoundRecord,
     RunOutcome,
@@ -62,6 +64,7 @@ class RoundEngine:
         run: the run's identifier, 16 hexadecimal digits.
         store_updates: see :class:`StepRunner`.
         key: signs every manifest; None where all sites are in this process.
+        audit, members: see :class:`StepRunner`.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class RoundEngine:
         run: str,
         store_updates: bool,
         key: SigningKey | None = None,
+        audit: RunAudit = NO_AUDIT,
+        members: Members | None = None,
     ) -> None:
         self._key = key
         self._model = model
@@ -86,6 +91,8 @@ class RoundEngine:
             observer,
             deadline_s=self._spec.rounds.deadline_s,
             store_updates=store_updates,
+            audit=audit,
+            members=members,
         )
         self._num_steps = 0
         self._moments: TableMoments | None = None
@@ -311,6 +318,7 @@ class RoundEngine:
             bound=bound,
             seed=self._spec.federation.seed,
             moments=self._moments,
+            head=self._runner.head_for(self._num_steps),
         )
         self._num_steps += 1
         if self._key is not None:

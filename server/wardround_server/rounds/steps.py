@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wardround_common.audit.heads import SignedHead
 from wardround_common.errors import IntegrityError, RefusedError
 from wardround_common.spec.exchange import UpdateCoding
 from wardround_common.types import Digest, SiteId, sha256_hex
@@ -19,11 +20,15 @@ from wardround_common.wire.codecs.decoders import Decoders
 from wardround_common.wire.layout import Layout, Packed, as_bytes, from_buffer
 from wardround_common.wire.step import Receipt, StepManifest, WireModel
 from wardround_server.admission import OTHER_VERSION, Admitted, admit
+from wardround_server.rounds.audit import NO_AUDIT, RunAudit
 from wardround_server.rounds.carrier import Answer, Carrier, Question, Spooled
 from wardround_server.rounds.journal import Journal, Record
+from wardround_server.rounds.members import EverySite, Members
 from wardround_server.rounds.results import Contribution, Observer, Quorum, StepResult
 from wardround_server.rounds.roster_order import Fetch, Fold, RosterOrder
 from wardround_server.rounds.state import GlobalState
+
+REVOKED = "site_revoked"
 
 
 class StepRunner:
@@ -36,6 +41,8 @@ class StepRunner:
         deadline_s: how long a step waits.
         store_updates: journal each update before it is folded, so that a restarted aggregator
             does not ask for it again. A simulation does without: it recomputes the same bytes.
+        audit: the run's log; a simulation does without.
+        members: the sites that are let in; who is no more is not asked, and its answer does not count.
     """
 
     def __init__(
@@ -46,7 +53,11 @@ class StepRunner:
         *,
         deadline_s: float,
         store_updates: bool,
+        audit: RunAudit = NO_AUDIT,
+        members: Members | None = None,
     ) -> None:
+        self._audit = audit
+        self._members = members or EverySite()
         self._carrier = carrier
         self._journal = journal
         self._observer = observer
@@ -122,6 +133,13 @@ class StepRunner:
             return Digest(str(record["state"]))
         return None
 
+    def head_for(self, step: int) -> SignedHead | None:
+        """The head that a step's manifest carries: that of its first asking, or today's."""
+        for record in self._journal.find("step_started", step=step):
+            head = record.get("head")
+            return None if head is None else SignedHead.model_validate(head)
+        return self._audit.head
+
     def finish(
         self,
         result: StepResult,
@@ -137,6 +155,7 @@ class StepRunner:
         """
         if result.recorded is not None:
             return
+        self._audit.step_finished(result, produced)
         self._journal.append(
             "step_finished",
             step=result.manifest.step,
@@ -169,24 +188,30 @@ class StepRunner:
             self._barred = {site for site, code in result.refused if code == OTHER_VERSION}
 
     def _refuse_barred(self, result: StepResult, order: RosterOrder | None) -> set[str]:
-        """Count those who are not asked as refused."""
-        for site in sorted(self._barred):
-            result.refused.append((site, OTHER_VERSION))
-            self._observer.answer_arrived(result.manifest.kind, site, OTHER_VERSION)
+        """Count those who are not asked as refused: of another version, or let in no more."""
+        barred = dict.fromkeys(self._barred, OTHER_VERSION)
+        for site in result.manifest.sites:
+            if site not in result.contributions and not self._members.is_member(SiteId(site)):
+                barred[site] = REVOKED
+        for site, code in sorted(barred.items()):
+            result.refused.append((site, code))
+            self._observer.answer_arrived(result.manifest.kind, site, code)
             if order is not None:
                 order.skip(SiteId(site))
-        return self._barred
+        return set(barred)
 
     def _open(self, manifest: StepManifest) -> None:
         for record in self._journal.find("step_started", step=manifest.step):
             self._check_same(record, manifest)
             return
+        self._audit.step_asked(manifest)
         self._journal.append(
             "step_started",
             step=manifest.step,
             step_kind=manifest.kind,
             round=manifest.round,
             manifest=manifest.digest(),
+            head=None if manifest.head is None else manifest.head.model_dump(mode="json"),
         )
 
     def _take(self, result: StepResult, answer: Answer, order: RosterOrder | None) -> None:
@@ -201,6 +226,7 @@ class StepRunner:
         try:
             admitted = self._admit(manifest, result, answer)
         except RefusedError as error:
+            self._audit.answer_refused(manifest, answer.site, error.code)
             self._journal.append(
                 "answer_refused", step=manifest.step, site=answer.site, code=error.code
             )
@@ -222,6 +248,8 @@ class StepRunner:
     def _admit(self, manifest: StepManifest, result: StepResult, answer: Answer) -> Admitted:
         if answer.failure is not None or answer.receipt is None:
             raise RefusedError("the site failed", code=answer.failure or "no_receipt")
+        if not self._members.is_member(answer.site):
+            raise RefusedError("the site is not let in any more", code=REVOKED)
         if answer.site in result.contributions or answer.site in dict(result.refused):
             raise RefusedError("a second answer", code="duplicate")
         return admit(
@@ -233,6 +261,7 @@ class StepRunner:
             handed_over=answer.handed_over,
             digest=None if answer.spooled is None else answer.spooled.sha256,
             decoder=self._decoders.of(manifest.reply_of(answer.site)),
+            key=self._members.key_of(answer.site),
         )
 
     def _record(
@@ -244,12 +273,17 @@ class StepRunner:
             if not self._store_updates:
                 return None  # a record without its array would be of no use to a resumed run
             stored = self._keep(as_bytes(admitted.coded), spooled)
+        head = admitted.receipt.head
+        if head is not None:
+            self._members.pin(admitted.site, head.key)
+        digest = sha256_hex(_bytes_of(admitted.received))
+        self._audit.answer_admitted(manifest, admitted.receipt, digest)
         self._journal.append(
             "answer_admitted",
             step=manifest.step,
             site=admitted.site,
             receipt=admitted.receipt.model_dump(mode="json"),
-            receipt_sha256=sha256_hex(_bytes_of(admitted.received)),
+            receipt_sha256=digest,
             update=stored,
         )
         return stored

@@ -3,14 +3,15 @@
 A session is let in only if all of this holds; the refusal says which class it is, and no more:
 
 1. TLS with a client certificate that the consortium's authority signed and that is valid today.
-2. Its only subject alternative name is the name of a site of the roster.
+2. Its only subject alternative name is the name of a site of the roster, and its key is the one that
+   this site has now: neither revoked nor replaced.
 3. The call names this server's run and brings the token of that site's invitation.
 """
 
 import hmac
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -38,6 +39,7 @@ class StreamServer:
     Args:
         bind: ``host:port`` to listen on; port 0 takes any that is free.
         public: ``host:port`` under which sites reach it; None where that is the same.
+        has_key: whether a certificate (PEM), verified, is for the key that a site has now.
         identity: the aggregator's certificate and key, and the authority of the sites'.
         run: the run, 16 hexadecimal digits.
         sites: its roster; nobody else is let in.
@@ -56,8 +58,10 @@ class StreamServer:
         sites: Sequence[SiteId],
         spool: Path,
         public: str | None = None,
+        has_key: Callable[[SiteId, bytes], bool] = lambda *_: True,
     ) -> None:
         share_arenas()
+        self._has_key = has_key
         self._run = run
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._tokens = {site: secrets.token_hex(16) for site in sites}
@@ -118,11 +122,14 @@ class StreamServer:
 
     def _admitted(self, context: Any) -> SiteSession:
         """The session that a call may take part in; ends the call if it may in none."""
-        site = _name_of(context.auth_context())
+        peer = context.auth_context()
+        site = _name_of(peer)
         sent = dict(context.invocation_metadata())
         token = str(sent.get(TOKEN_KEY, ""))
         if site not in self._sessions:
             _refuse(context, grpc.StatusCode.PERMISSION_DENIED, "not_in_roster")
+        if not self._has_key(site, peer["x509_pem_cert"][0]):
+            _refuse(context, grpc.StatusCode.PERMISSION_DENIED, "not_let_in")
         if sent.get(RUN_KEY) != self._run or not hmac.compare_digest(
             token.encode(), self._tokens[site].encode()
         ):

@@ -330,7 +330,7 @@ class Laboratory:
         request, kit = self.path / "request.json", self.path / "kit.json"
         shutil.copyfile(hospital.request, request)
         made = self.folder.path / "kit.json"
-        done = self.call("invite", str(request), "--out", str(made))
+        done = self.call("certify", str(request), "--out", str(made))
         assert done.returncode == 0, done.stderr
         shutil.copyfile(made, kit)
         hospital.enrol("--kit", str(kit))
