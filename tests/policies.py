@@ -29,6 +29,7 @@ OPEN: dict[str, dict[str, Any]] = {
         "min_subjects": 1,
         "min_sites": 1,
         "min_cell": 1,
+        "decimals": 9,
         "rounds_per_day": 10**6,
     },
     "demands": {"approval": "none", "differential_privacy": False, "secure_sums": False},

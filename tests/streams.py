@@ -14,6 +14,7 @@ from tests.support import RUN, Arrival, FakeSite, Fault, manifest_of
 from wardround_client.airlock.airlock_pb2 import WorkerStatus
 from wardround_client.airlock.client import AirlockAnswer, AirlockUnavailable
 from wardround_client.node.stream import Pauses, StreamSessions
+from wardround_common.crypto.certificates import key_digest
 from wardround_common.rpc.frames import pieces
 from wardround_common.types import SiteId, sha256_hex
 from wardround_common.wire.layout import as_bytes
@@ -168,8 +169,14 @@ class StreamWorld:
         }
         self.messages = messages or NoMessages()
         self.address: dict[str, str] = {}
+        self.revoked: set[str] = set()
         self.server = StreamServer(
-            "127.0.0.1:0", authority().server(), run=RUN, sites=names, spool=folder
+            "127.0.0.1:0",
+            authority().server(),
+            run=RUN,
+            sites=names,
+            spool=folder,
+            has_key=lambda _, certificate: key_digest(certificate) not in self.revoked,
         )
         self.carrier = StreamCarrier(
             self.messages, self.server, self.invite, patience or Patience(open_s=5.0, lost_s=5.0)

@@ -18,6 +18,7 @@ from tests.pki import Authority
 from tests.streams import StreamWorld, authority, eventually
 from tests.support import RUN, FakeSite
 from wardround_client.node.stream import MAX_SESSIONS, Pauses, StreamSessions
+from wardround_common.crypto.certificates import key_digest
 from wardround_common.errors import WireError
 from wardround_common.stream.limits import (
     CHANNEL_OPTIONS,
@@ -69,6 +70,18 @@ def test_who_is_not_the_invited_site_is_refused(world: StreamWorld, kind: str) -
     assert intruder.status().name == code
     assert not world.server.session(SiteId("a")).is_open
     intruder.close()
+
+
+def test_a_key_that_the_site_has_no_more_opens_no_session(world: StreamWorld) -> None:
+    identity = authority().site("a")
+    for revoked, status in (({key_digest(identity.certificate)}, "PERMISSION_DENIED"), (set(), "")):
+        world.revoked = revoked
+        intruder = Intruder(world, identity)
+        if status:
+            assert intruder.status().name == status
+        else:
+            eventually(lambda: world.server.session(SiteId("a")).is_open)
+        intruder.close()
 
 
 @pytest.mark.parametrize(

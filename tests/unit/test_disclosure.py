@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.policies import policy
-from wardround_client.policy.disclosure import SUPPRESSED, disclosed
+from wardround_client.policy.disclosure import SUPPRESSED, disclosed, require_no_small_counts
+from wardround_client.policy.rules import PolicyError
 from wardround_common.evaluation.scores import (
+    CalibrationScore,
     MetricValue,
     ModelScore,
     ReliabilityBin,
@@ -105,6 +108,50 @@ def test_no_difference_of_two_releases_gives_a_small_count_away() -> None:
     counts = [each["num_validation_subjects"] for each in said]
     assert all(count == 0 or count >= K for count in counts)
     assert len({str(each) for each in said[:K]}) == 1, "below k nothing tells one n from another"
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+def test_scores_are_rounded_and_no_share_is_of_nobody_or_everybody(decimals: int) -> None:
+    step = 10.0**-decimals
+    for exact in (0.0, 0.0004, 0.123456, 0.5, 0.99999, 1.0):
+        evaluated = EvaluateBody(loss=exact, metric=exact, num_validation_subjects=50)
+        body = shown("evaluate", evaluated, limits__decimals=decimals)
+        assert body["loss"] == round(exact, decimals)
+        assert step <= body["metric"] <= 1.0 - step
+        assert body["metric"] == round(body["metric"], decimals)
+        assert abs(body["metric"] - exact) <= step + 1e-12
+    told = comparison(50).comparison
+    perfect = ModelScore(
+        metrics={"accuracy": MetricValue(value=1.0, low=1.0, high=1.0), "auc": None},
+        num_subjects=50,
+        num_examples=50,
+        reliability=[ReliabilityBin(confidence=0.91234, frequency=1.0, count=50)],
+        calibration=CalibrationScore(brier=0.012345, expected_error=0.054321),
+    )
+    difference = MetricValue(value=0.123456, low=-0.0123456, high=0.3)
+    made = told.model_copy(update={"federated": perfect, "difference": difference})
+    left = shown("compare", CompareBody(comparison=made), limits__decimals=decimals)["comparison"]
+    assert left["federated"]["metrics"]["accuracy"]["value"] == round(1.0 - step, decimals)
+    assert left["federated"]["metrics"]["auc"] is None
+    (only,) = left["federated"]["reliability"]
+    assert only["frequency"] == round(1.0 - step, decimals)
+    assert only["confidence"] == round(0.91234, decimals)
+    assert left["federated"]["calibration"]["brier"] == round(0.012345, decimals)
+    assert left["difference"]["value"] == round(0.123456, decimals)
+
+
+@pytest.mark.parametrize("count", range(2 * K))
+def test_sums_of_a_column_that_few_have_a_value_in_are_refused(count: int) -> None:
+    sums = np.array([50.0, float(count), 1.0, 2.0, 3.0, 4.0])
+    strict = policy(limits__min_cell=K)
+    if 0 < count < K:
+        with pytest.raises(PolicyError) as caught:
+            require_no_small_counts("moments", sums, strict)
+        assert caught.value.code == "policy_small_cell"
+        require_no_small_counts("moments", sums, policy(limits__min_cell=1))
+    else:
+        require_no_small_counts("moments", sums, strict)
+    require_no_small_counts("train", sums, strict)
 
 
 def test_only_metrics_that_the_policy_names_leave() -> None:

@@ -133,7 +133,7 @@ def _joined(examples: Examples, rows: Sequence[IntArray]) -> Examples:
     selected = examples.select(np.concatenate(rows))
     apart = selected.subjects * len(rows) + sites
     codes = tabulate(apart, np.zeros(len(apart), dtype=np.int64)).codes
-    return Examples(selected.inputs, selected.targets, codes)
+    return Examples(selected.inputs, selected.targets, codes, selected.identities)
 
 
 def _place(name: str, shared: SharedPart) -> int:

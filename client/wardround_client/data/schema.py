@@ -19,6 +19,7 @@ from wardround_client.data.cells import (
 )
 from wardround_client.data.columns import MISSING, RawData
 from wardround_client.data.findings import Finding, Findings, SchemaError
+from wardround_client.data.identities import identities
 from wardround_client.data.images import resize_all
 from wardround_client.data.manifest import read_images
 from wardround_common.modalities.base import (
@@ -129,7 +130,7 @@ def check(raw: RawData, data: DataSpec, task: TaskSpec, extra: Sequence[str] = (
     found.raise_errors()
     columns = {name: tuple(raw.cells(name, rows)) for name in extra}
     return Checked(
-        Examples(inputs, targets, subjects),
+        Examples(inputs, targets, subjects, identities(raw, rows, data.subject)),
         named_parts,
         columns,
         found.warnings,

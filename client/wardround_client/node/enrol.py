@@ -130,7 +130,8 @@ def rotate_keys(file: Path) -> tuple[EnrolmentKit, str]:
     key, tls_key, certificate = paths
     new_key_file, new_tls_file, new_certificate = map(_new, paths)
     if not new_certificate.exists():
-        identity = load_identity(key, resolve(base, node.ca), certificate, tls_key)
+        ca = resolve(base, node.ca)
+        load_identity(key, ca, certificate, tls_key)  # an error of its own where one is missing
         _kept_or_made(new_key_file, _new_node_key)
         request = _request(site, new_key_file, _kept_or_made(new_tls_file, new_key))
         document = Rotation.document(request)
@@ -139,7 +140,7 @@ def rotate_keys(file: Path) -> tuple[EnrolmentKit, str]:
             certificate=certificate.read_text(),
             signature=_tls_key(tls_key).sign(document, ec.ECDSA(hashes.SHA256())).hex(),
         )
-        kit = send_rotation(where, identity.tls, rotation)
+        kit = send_rotation(where, ca.read_bytes(), rotation)
         _check(kit, f"the kit from {where}", new_tls_file)
         replace_file(new_certificate, to_text(kit).encode())
     kit = read_kit(new_certificate)

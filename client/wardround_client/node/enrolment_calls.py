@@ -46,23 +46,22 @@ def redeem(token: EnrolmentToken, request: EnrolmentRequest) -> EnrolmentKit:
             "tell the coordinator",
             code="enrol_authority",
         )
-    tls = ssl.create_default_context(cadata=authority.decode())
     sent = Redemption(secret=token.secret, request=request)
-    return _post(token.address, "/v1/enrol", sent.to_bytes(), tls)
+    return _post(token.address, "/v1/enrol", sent.to_bytes(), authority)
 
 
-def send_rotation(address: str, tls: ssl.SSLContext, rotation: Rotation) -> EnrolmentKit:
+def send_rotation(address: str, authority: bytes, rotation: Rotation) -> EnrolmentKit:
     """Ask to be known by new keys.
 
     Args:
         address: where the site enrols, ``host:port``.
-        tls: trusts the consortium's authority.
+        authority: the consortium's certificate, PEM.
         rotation: signed.
 
     Raises:
         ConfigError, EnrolmentError: as :func:`redeem`.
     """
-    return _post(address, "/v1/enrol/rotate", rotation.to_bytes(), tls)
+    return _post(address, "/v1/enrol/rotate", rotation.to_bytes(), authority)
 
 
 def _authority(address: str) -> bytes:
@@ -72,7 +71,8 @@ def _authority(address: str) -> bytes:
     return _call("GET", address, "/v1/enrol/authority", None, unknown).content
 
 
-def _post(address: str, path: str, body: bytes, tls: ssl.SSLContext) -> EnrolmentKit:
+def _post(address: str, path: str, body: bytes, authority: bytes) -> EnrolmentKit:
+    tls = ssl.create_default_context(cadata=authority.decode())
     response = _call("POST", address, path, body, tls)
     if response.status_code != httpx.codes.OK:
         code = _code(response)

@@ -10,16 +10,19 @@ The rules:
    what this site cannot change. The head of the aggregator's own log comes with each question and is
    kept here; a question whose head is behind one that was answered is refused: history was rewritten.
 5. Updates of a day are counted from the log, so that no restart begins a new day.
+6. The patients behind an answer are remembered before it leaves; see :mod:`wardround_client.policy.cohorts`.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from wardround_client.data.identities import Identities
 from wardround_client.policy.approvals import Approvals
-from wardround_client.policy.disclosure import disclosed
+from wardround_client.policy.cohorts import Cohorts
+from wardround_client.policy.disclosure import disclosed, require_no_small_counts
 from wardround_client.policy.egress import Leaving, guard
 from wardround_client.policy.heads import AggregatorHeads
 from wardround_client.policy.rules import PolicyError, require_allowed
@@ -38,6 +41,7 @@ from wardround_common.wire.step import MAX_RECEIPT_BYTES, Receipt, StepManifest,
 AUDIT: Final = "audit"
 APPROVALS: Final = "approvals"
 HEADS: Final = "aggregator-heads"
+COHORTS: Final = "cohorts"
 WITHHELD: Final = "withheld"
 _MAX_REFUSALS: Final = 10_000
 """Entries of one life: who asks nonsense without end does not fill the disk."""
@@ -74,6 +78,7 @@ class SiteControl:
         self._withheld = state / WITHHELD
         self._approvals = Approvals(state / APPROVALS)
         self._heads = AggregatorHeads(state / HEADS)
+        self._cohorts = Cohorts(state / COHORTS)
         self._log = AuditLog(state / AUDIT)
         self._log.append("policy_loaded", policy_sha256=policy_digest(policy))
         self._lock = threading.Lock()
@@ -104,11 +109,15 @@ class SiteControl:
         if self._policy.dry_run and self._withheld_path(manifest).exists():
             raise _held_back()
 
-    def admit_subjects(self, num_subjects: int) -> None:
-        """Let a question pass if the site has enough training subjects.
+    def admit_patients(self, num_subjects: int, patients: Mapping[str, Identities]) -> None:
+        """Let a question pass if there are enough patients, and none of them can be singled out.
+
+        Args:
+            num_subjects: training subjects.
+            patients: see :meth:`Cohorts.check`.
 
         Raises:
-            PolicyError: ``policy_subjects``.
+            PolicyError: ``policy_subjects`` or ``policy_differencing``.
         """
         if num_subjects < self._policy.limits.min_subjects:
             raise PolicyError(
@@ -116,6 +125,7 @@ class SiteControl:
                 f"{self._policy.limits.min_subjects}",
                 code="policy_subjects",
             )
+        self._cohorts.check(patients, self._policy.limits.min_cell)
 
     def clear(
         self,
@@ -123,6 +133,7 @@ class SiteControl:
         federation: FederationSpec,
         receipt: Receipt,
         update: Packed | None,
+        patients: Mapping[str, Identities],
     ) -> Leaving:
         """What may leave of a computed answer.
 
@@ -130,6 +141,7 @@ class SiteControl:
             PolicyError: it has another form (``egress_...``), or this is a dry run.
         """
         shown = disclosed(receipt, self._policy).model_copy(update={"head": self._log.head})
+        require_no_small_counts(manifest.kind, update, self._policy)
         leaving = Leaving(shown.signed(self._log.key).to_bytes(), update)
         norm = guard(
             manifest,
@@ -141,6 +153,7 @@ class SiteControl:
         if self._policy.dry_run:
             self._withhold(manifest, leaving)
             raise _held_back()
+        self._cohorts.keep(patients)
         if manifest.kind == "train":
             self._norms = {manifest.digest(): norm}
         return leaving

@@ -23,6 +23,7 @@ Approval = Literal["run", "none"]
 _NO_RUN: Final = "0" * 16
 _MIN_SUBJECTS: Final = 10
 _MIN_CELL: Final = 10
+_DECIMALS: Final = 3
 _DAYS_ROUNDS: Final = 4
 """A draft lets each federation be trained so many times in a day."""
 
@@ -44,6 +45,7 @@ update_values = {update_values}
 min_subjects = {min_subjects}
 min_sites = {min_sites}
 min_cell = {min_cell}
+decimals = {decimals}
 rounds_per_day = {rounds_per_day}
 
 [demands]
@@ -139,6 +141,7 @@ def draft(site_file: Path, approval: Approval) -> Path:
         "min_subjects": _MIN_SUBJECTS,
         "min_sites": min((len(spec.federation.sites) for spec in specs), default=2),
         "min_cell": _MIN_CELL,
+        "decimals": _DECIMALS,
         "rounds_per_day": _DAYS_ROUNDS * sum(spec.rounds.count for spec in specs),
         "approval": approval,
     }

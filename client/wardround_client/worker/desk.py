@@ -241,10 +241,11 @@ class SiteDesk:
         federation = self.federations.spec(manifest.spec_sha256)
         self._control.admit(manifest, federation)  # it may have waited for hours
         worker = self.federations.worker(manifest.spec_sha256)
-        self._control.admit_subjects(worker.num_subjects)
+        patients = worker.patients(manifest.kind)
+        self._control.admit_patients(worker.num_subjects, patients)
         receipt, update = worker.execute(manifest, state)
         raise_if_stopped()
-        leaving = self._control.clear(manifest, federation, receipt, update)
+        leaving = self._control.clear(manifest, federation, receipt, update, patients)
         if manifest.run in self._remainders:
             self._remainders[manifest.run].make_durable()
         sent = None if leaving.array is None else as_bytes(leaving.array)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wardround_client.data.identities import Identities
 from wardround_client.data.split import SiteExamples
 from wardround_client.training.local import Course, predict, train
 from wardround_client.training.seeds import derive_seed
@@ -173,6 +174,26 @@ class SiteWorker:
             DataError: it cannot be used as declared.
         """
         return self._loaded().train.num_subjects
+
+    def patients(self, kind: StepKind) -> dict[str, Identities]:
+        """The patients behind the answer to a kind of question: part -> uint64 [n]; reads the data.
+
+        Raises:
+            DataError: it cannot be used as declared.
+        """
+        examples = self._loaded()
+        parts = {
+            "training": examples.train,
+            "validation": examples.validation,
+            "held-out": examples.test,
+        }
+        wanted = {
+            "describe": ("training", "held-out"),
+            "evaluate": ("training", "validation"),
+            "compare": ("training", "held-out"),
+        }.get(kind, ("training",))
+        found = {name: parts[name].identities for name in wanted}
+        return {name: who for name, who in found.items() if who is not None}
 
     def _loaded(self) -> SiteExamples:
         if self._examples is None:

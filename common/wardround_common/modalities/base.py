@@ -100,11 +100,14 @@ class Examples:
             for tagged words.
         subjects: int64 [n], a code for each example's patient; equal code, same patient. The
             codes are local to this value and carry no identifier.
+        identities: uint64 [n], a digest of each example's patient, the same whenever the data is read;
+            of the example where patients have no identifier. None where nobody asks who they are.
     """
 
     inputs: Inputs
     targets: tuple[IntArray, ...]
     subjects: IntArray
+    identities: npt.NDArray[np.uint64] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.inputs) == len(self.targets) == len(self.subjects)
@@ -115,7 +118,10 @@ class Examples:
     def select(self, rows: IntArray) -> "Examples":
         """The examples at ``rows``, in that order."""
         return Examples(
-            self.inputs.select(rows), tuple(self.targets[row] for row in rows), self.subjects[rows]
+            self.inputs.select(rows),
+            tuple(self.targets[row] for row in rows),
+            self.subjects[rows],
+            None if self.identities is None else self.identities[rows],
         )
 
     @cached_property

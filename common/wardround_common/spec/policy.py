@@ -68,7 +68,13 @@ class PolicyLimits(Table):
     )
     min_cell: Count = Field(
         default=1000,
-        description="Scores on fewer held-out subjects do not leave, nor how many they are.",
+        description="Scores on fewer held-out subjects do not leave, nor how many they are; nor "
+        "anything about patients who differ by fewer from those of an earlier answer.",
+    )
+    decimals: Annotated[int, Field(ge=1, le=9)] = Field(
+        default=2,
+        description="Decimals of scores and losses that leave. A share of nobody or of everybody "
+        "leaves as the nearest one that is neither.",
     )
     rounds_per_day: int = Field(
         default=0, ge=0, description="Most updates in a day (UTC), over all federations."
