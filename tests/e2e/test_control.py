@@ -118,6 +118,40 @@ def test_a_history_that_a_site_writes_anew_does_not_fit_the_aggregators_head(
     assert verified(folder, [other]).bad is not None, "nor does another site's"
 
 
+def test_a_history_that_the_aggregator_writes_anew_does_not_fit_what_the_sites_have_seen(
+    consortium: Consortium, finished: RunRecord, tmp_path: Path
+) -> None:
+    site, head = consortium.sites["b"], tmp_path / "seen.json"
+    wardround("site", "head", site.file, finished.run, "--out", head)
+    told = wardround("audit", "verify", finished.audit, "--head", head, "--json")
+    assert json.loads(told)["bad"] is None
+    shutil.copy(consortium.folder.coordinator_key, finished.audit / "key")
+    rewritten(finished.audit, tmp_path / "rewritten")
+    (finished.audit / "key").unlink()
+    by_itself = wardround("audit", "verify", tmp_path / "rewritten", "--json")
+    assert json.loads(by_itself)["bad"] is None, "the failing twin: nobody else's head"
+    told = wardround("audit", "verify", tmp_path / "rewritten", "--head", head, "--json", status=1)
+    assert json.loads(told)["bad"]["code"] in {"history_rewritten", "entries_missing"}
+
+
+def test_both_logs_say_the_same_of_every_answer(
+    consortium: Consortium, finished: RunRecord
+) -> None:
+    run = verified(finished.audit)
+    assert run.bad is None
+    admitted = [each.fields for each in run.entries if each.event == "answer_admitted"]
+    for name, site in consortium.sites.items():
+        here = [
+            entry.fields["receipt_sha256"]
+            for entry in verified(audit_of(site)).entries
+            if entry.event == "update_released" and entry.fields["run"] == finished.run
+        ]
+        assert [each["receipt_sha256"] for each in admitted if each["site"] == name] == here
+    membership = [entry.event for entry in verified(consortium.folder.audit).entries]
+    assert membership.count("site_enrolled") == len(consortium.sites)
+    assert "run_ended" in membership
+
+
 def test_a_run_waits_for_a_hospitals_approval_and_goes_on(consortium: Consortium) -> None:
     site = consortium.sites["a"]
     with under(site, demands__approval="run"):

@@ -29,6 +29,7 @@ from wardround_client.policy.rules import PolicyError, require_allowed
 from wardround_client.worker.answers import Stored
 from wardround_common.audit.entries import Value
 from wardround_common.audit.log import AuditLog
+from wardround_common.audit.retention import DEFAULT_YEARS
 from wardround_common.audit.verify import verified
 from wardround_common.canonical import canonical_bytes
 from wardround_common.durable import make_folder, replace_file
@@ -60,6 +61,7 @@ class SiteControl:
         policy: the hospital's.
         state: the worker's folder: log, approvals and withheld answers are in it.
         now: local time, with its zone.
+        audit_years: for which entries of the audit log are kept.
 
     Raises:
         IntegrityError: the audit log is damaged.
@@ -71,6 +73,7 @@ class SiteControl:
         policy: PolicySpec,
         state: Path,
         now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+        audit_years: int = DEFAULT_YEARS,
     ) -> None:
         self._site = site
         self._policy = policy
@@ -79,7 +82,7 @@ class SiteControl:
         self._approvals = Approvals(state / APPROVALS)
         self._heads = AggregatorHeads(state / HEADS)
         self._cohorts = Cohorts(state / COHORTS)
-        self._log = AuditLog(state / AUDIT)
+        self._log = AuditLog(state / AUDIT, keep_years=audit_years)
         self._log.append("policy_loaded", policy_sha256=policy_digest(policy))
         self._lock = threading.Lock()
         self._refused: set[tuple[str, str]] = set()

@@ -60,7 +60,12 @@ def run_worker(file: Path, *, socket: Path | None, allow_network: bool) -> None:
     keep_freed_memory()
     state = resolve(base, site.worker.state)
     with _alone(state):
-        control = SiteControl(SiteId(site.name), site_policy(site, base), state)
+        control = SiteControl(
+            SiteId(site.name),
+            site_policy(site, base),
+            state,
+            audit_years=site.worker.audit_years,
+        )
         desk = SiteDesk(site, base, control)
         service = AirlockService(desk, Failures(state / FAILURES).note)
         server = AirlockServer(service, socket or resolve(base, site.worker.socket))

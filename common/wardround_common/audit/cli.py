@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def audit() -> None:
-    """A site's audit log: DIR is the folder `audit` in its worker's state."""
+    """An audit log: DIR is the folder `audit` of a site's worker, an aggregator or one of its runs."""
 
 
 @audit.command()
@@ -78,10 +79,31 @@ def export(folder: Path, out: Path, *, as_json: bool) -> int:
     return _told(found, as_json=as_json) if found.bad is not None else 0
 
 
+@audit.command()
+@_FOLDER
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.html")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day.")
+@_JSON
+def review(
+    folder: Path, out: Path, since: datetime | None, until: datetime | None, *, as_json: bool
+) -> int:
+    """Write a page for a privacy officer: what left, what was refused, what was decided."""
+    from wardround_common.audit.review import render_review
+
+    found = _verified(folder, ())
+    first, last = (f"{day:%Y-%m-%d}" if day else "" for day in (since, until))
+    out.write_text(render_review(found, folder, since=first, until=last))
+    words = f"{out}: a review of {len(found.entries)} entries"
+    click.echo(json.dumps({"file": str(out), "entries": len(found.entries)}) if as_json else words)
+    return _told(found, as_json=as_json) if found.bad is not None else 0
+
+
 def _verified(folder: Path, heads: tuple[Path, ...]) -> Verified:
     if not (folder / LOG).exists():
         raise ConfigError(
-            f"{folder}: there is no {LOG}; name the folder `audit` in the worker's state",
+            f"{folder}: there is no {LOG}; name a folder `audit`: of a worker's state, an "
+            "aggregator or one of its runs",
             code="no_audit_log",
         )
     return verified(folder, list(_heads(heads)))
@@ -101,11 +123,25 @@ def _told(found: Verified, *, as_json: bool) -> int:
     size, root = found.tree.size, found.tree.root.hex()
     bad = None if found.bad is None else {"index": found.bad.index, "code": found.bad.code}
     if as_json:
-        click.echo(json.dumps({"entries": size, "root": root, "bad": bad}))
+        click.echo(
+            json.dumps(
+                {
+                    "entries": size,
+                    "root": root,
+                    "gone": found.num_gone,
+                    "unchecked": found.num_unchecked,
+                    "bad": bad,
+                }
+            )
+        )
     elif found.bad is None:
         click.echo(f"{size} entries, all as they were written; root {root}")
     else:
         click.echo(f"entry {found.bad.index} is bad ({found.bad.code}); {found.bad.index} are good")
+    if found.num_gone and not as_json:
+        click.echo(f"{found.num_gone} entries before them were let go by the retention setting")
+    if found.num_unchecked and not as_json:
+        click.echo(f"{found.num_unchecked} of the heads are of those: nothing can be said by them")
     if found.has_torn_line and not as_json:
         click.echo("the last line has no end: a crash, before anybody was told of it")
     return int(found.bad is not None)

@@ -45,7 +45,8 @@ MembershipEvent = Literal[
     "site_key_pinned",
     "run_ended",
 ]
-Event = Literal["log_opened", "log_repaired"] | SiteEvent | RunEvent | MembershipEvent
+LogEvent = Literal["log_opened", "log_repaired", "log_shortened"]
+Event = LogEvent | SiteEvent | RunEvent | MembershipEvent
 Value = int | float | bool | str
 HexDigest = Annotated[str, Field(pattern=HEX_DIGEST)]
 

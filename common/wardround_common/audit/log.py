@@ -3,7 +3,8 @@
 The rules:
 
 1. An entry is durable before what it speaks of happens: the call that appends it has fsynced it.
-2. Nothing is ever changed or removed; a torn last line, which nobody was told of, is cut off when the
+2. Nothing is ever changed, and nothing removed but what is older than the years to be kept (see
+   :mod:`wardround_common.audit.retention`); a torn last line, which nobody was told of, is cut off when the
    log is opened, and an entry says so.
 3. A log that is damaged is not written to: :class:`IntegrityError`, and whoever needs it stops.
 4. Beside it lies its newest signed head. After a power cut that may be an older one, never a wrong one.
@@ -17,8 +18,9 @@ from typing import Final
 
 from wardround_common.audit.entries import Entry, Event, Value
 from wardround_common.audit.heads import SignedHead, sign_head
+from wardround_common.audit.retention import cut_off, let_go, old_entries
 from wardround_common.audit.tree import Tree
-from wardround_common.audit.verify import HEAD, LOG, verified
+from wardround_common.audit.verify import HEAD, LOG, Verified, verified
 from wardround_common.crypto.signing import SigningKey, signing_key
 from wardround_common.durable import append_line, make_folder
 from wardround_common.errors import IntegrityError
@@ -32,6 +34,7 @@ class AuditLog:
     Args:
         folder: made if absent, for its owner alone.
         key: signs its heads; a key of its own, made in the folder, if absent.
+        keep_years: entries older than that are let go when the log is opened; None keeps all.
 
     Attributes:
         key: the one that signs.
@@ -40,7 +43,9 @@ class AuditLog:
         IntegrityError: the log there is damaged (``audit_damaged``); it names the first bad entry.
     """
 
-    def __init__(self, folder: Path, key: SigningKey | None = None) -> None:
+    def __init__(
+        self, folder: Path, key: SigningKey | None = None, keep_years: int | None = None
+    ) -> None:
         make_folder(folder)
         self._path = folder / LOG
         self._head_path = folder / HEAD
@@ -48,6 +53,7 @@ class AuditLog:
         self._refused = False
         self.key = key or signing_key(folder / _KEY)
         torn = _cut_torn_line(self._path)
+        cut_off(self._path)
         found = verified(folder)
         if found.bad is not None:
             raise IntegrityError(
@@ -61,6 +67,8 @@ class AuditLog:
             self.append("log_opened", key=self.key.public)
         if torn:
             self.append("log_repaired", bytes_cut=torn)
+        if keep_years is not None:
+            self._let_go(found, keep_years)
 
     @property
     def head(self) -> SignedHead:
@@ -97,6 +105,15 @@ class AuditLog:
             head = sign_head(self.key, self._tree.size, self._tree.root)
             self._put_head(head)
             return head
+
+    def _let_go(self, found: Verified, years: int) -> None:
+        """Let go what is too old, and say so in an entry before."""
+        num_old = old_entries(found.entries, datetime.now(UTC), years)
+        if not num_old:
+            return
+        self.append("log_shortened", entries_gone=num_old, years_kept=years)
+        let_go(self._path, self.key, num_old)
+        self._num_bytes = self._path.stat().st_size
 
     def _put(self, line: bytes) -> None:
         """Write a line, or cut off what there is of it: behind a torn line nothing may follow."""

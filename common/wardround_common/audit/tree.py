@@ -5,6 +5,7 @@ The root of n entries names them all and their order. What is kept is one hash f
 binary digits of n, so that a root costs log2(n) hashes however long the log is.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -31,6 +32,28 @@ class Tree:
     def __init__(self) -> None:
         self.size = 0
         self._full: list[bytes] = []  # of full subtrees, the largest first
+
+    @classmethod
+    def of(cls, size: int, subtrees: Sequence[bytes]) -> "Tree":
+        """The tree of entries that are not there any more.
+
+        Args:
+            size: their number.
+            subtrees: see :attr:`subtrees`.
+
+        Raises:
+            ValueError: there are not as many as that size has.
+        """
+        if size < 0 or len(subtrees) != size.bit_count():
+            raise ValueError(f"a tree of {size} entries has {size.bit_count()} full subtrees")
+        tree = cls()
+        tree.size, tree._full = size, list(subtrees)
+        return tree
+
+    @property
+    def subtrees(self) -> tuple[bytes, ...]:
+        """The hashes of its full subtrees, the largest first, 32 bytes each."""
+        return tuple(self._full)
 
     def add(self, entry: bytes) -> None:
         """One entry more."""

@@ -7,8 +7,9 @@ from typing import Final
 
 from wardround_common.audit.entries import Entry, EntryError, parse_entry
 from wardround_common.audit.heads import SignedHead, parse_head
+from wardround_common.audit.retention import read_base, still_there
 from wardround_common.audit.tree import Tree
-from wardround_common.errors import ConfigError, WardroundError
+from wardround_common.errors import ConfigError, IntegrityError, WardroundError
 
 LOG: Final = "log.jsonl"
 HEAD: Final = "head.json"
@@ -21,7 +22,8 @@ class Bad:
     Attributes:
         index: of the entry; the number of entries if those that follow are missing.
         code: ``entry_form``, ``entry_changed``, ``entry_order``, ``entry_rewritten``,
-            ``entries_missing``, ``history_rewritten``, ``head_form`` or ``head_signature``.
+            ``entries_missing``, ``history_rewritten``, ``head_form``, ``head_signature`` or
+            ``audit_base``.
     """
 
     index: int
@@ -34,7 +36,9 @@ class Verified:
 
     Attributes:
         entries: the good ones, up to the first bad one.
-        tree: theirs.
+        tree: theirs, and of those that were let go before them.
+        num_gone: entries that were let go; the first one that is there has this index.
+        num_unchecked: heads of others that are of entries that were let go: nothing can be said by them.
         bad: what is wrong first; None if nothing is.
         has_torn_line: the last line has no end: a crash, which nobody was told of.
     """
@@ -43,6 +47,8 @@ class Verified:
     tree: Tree
     bad: Bad | None
     has_torn_line: bool = False
+    num_gone: int = 0
+    num_unchecked: int = 0
 
 
 def verified(folder: Path, heads: Iterable[SignedHead] = ()) -> Verified:
@@ -57,9 +63,15 @@ def verified(folder: Path, heads: Iterable[SignedHead] = ()) -> Verified:
     """
     data = _read(folder / LOG)
     *lines, rest = data.split(b"\n")
-    tree, entries, bad = Tree(), [], None
+    try:
+        base = read_base(folder)
+    except IntegrityError as error:
+        return Verified((), Tree(), Bad(0, error.code), has_torn_line=bool(rest))
+    tree, entries, bad = base.tree, [], None
+    num_gone = tree.size
+    lines = lines[still_there(lines, num_gone) :]
     roots: list[bytes] = [tree.root]
-    for index, line in enumerate(lines):
+    for index, line in enumerate(lines, start=num_gone):
         found = _entry(index, line, tree)
         if isinstance(found, Bad):
             bad = found
@@ -67,13 +79,21 @@ def verified(folder: Path, heads: Iterable[SignedHead] = ()) -> Verified:
         entries.append(found)
         tree.add(line)
         roots.append(tree.root)
-    if bad is not None and bad.index < len(entries):
-        entries = entries[: bad.index]
-    kept: list[SignedHead | Bad] = [*_own_head(folder), *heads]
+    if bad is not None and bad.index - num_gone < len(entries):
+        entries = entries[: max(bad.index - num_gone, 0)]
+    others = list(heads)
+    kept: list[SignedHead | Bad] = [*_own_head(folder, base.key), *others]
     found_bad = [bad] if bad is not None else []
-    found_bad += [wrong for head in kept if (wrong := _by_head(head, roots)) is not None]
+    found_bad += [wrong for head in kept if (wrong := _by_head(head, roots, num_gone)) is not None]
     first = min(found_bad, key=lambda each: each.index, default=None)
-    return Verified(tuple(entries), tree, first, has_torn_line=bool(rest))
+    return Verified(
+        tuple(entries),
+        tree,
+        first,
+        has_torn_line=bool(rest),
+        num_gone=num_gone,
+        num_unchecked=sum(head.size < num_gone for head in others),
+    )
 
 
 def _entry(index: int, line: bytes, tree: Tree) -> Entry | Bad:
@@ -89,22 +109,26 @@ def _entry(index: int, line: bytes, tree: Tree) -> Entry | Bad:
     return entry
 
 
-def _own_head(folder: Path) -> Iterator[SignedHead | Bad]:
+def _own_head(folder: Path, base_key: str | None) -> Iterator[SignedHead | Bad]:
+    """The log's own head; bad if another key has signed what was let go."""
     data = _read(folder / HEAD)
     if not data:
         return
     try:
-        yield parse_head(data)
+        head = parse_head(data)
+        yield head if base_key in {None, head.key} else Bad(0, "audit_base")
     except WardroundError as error:
         yield Bad(0, error.code)
 
 
-def _by_head(head: SignedHead | Bad, roots: list[bytes]) -> Bad | None:
+def _by_head(head: SignedHead | Bad, roots: list[bytes], num_gone: int) -> Bad | None:
+    """What is wrong by a head; nothing by one of entries that were let go since."""
     if isinstance(head, Bad):
         return head
-    if head.size >= len(roots):
-        return Bad(len(roots) - 1, "entries_missing")
-    if roots[head.size].hex() != head.root:
+    place = head.size - num_gone
+    if place >= len(roots):
+        return Bad(num_gone + len(roots) - 1, "entries_missing")
+    if place >= 0 and roots[place].hex() != head.root:
         return Bad(max(head.size - 1, 0), "history_rewritten")
     return None
 

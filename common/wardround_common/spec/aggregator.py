@@ -71,6 +71,11 @@ class AggregatorSpec(Table):
         default=8001,
         description="Port on loopback where sites enrol; the front door passes it on.",
     )
+    audit_years: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=6,
+        description="Years for which entries of the audit log are kept; older ones are let go when "
+        "something is added.",
+    )
     runs_at_once: Count = Field(
         default=2, description="Runs that go on at the same time; others wait for their turn."
     )

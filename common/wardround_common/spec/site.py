@@ -1,7 +1,7 @@
 """``site.toml``: what one hospital writes about itself. It stays at the hospital."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -86,6 +86,11 @@ class Worker(Table):
         default="worker-state",
         description="Folder for answers that were given and for what coding lost, relative to "
         "site.toml; for the worker's user alone.",
+    )
+    audit_years: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=6,
+        description="Years for which entries of the audit log are kept; older ones are let go when "
+        "the worker starts.",
     )
     network: Literal["refuse", "allow"] = Field(
         default="refuse",

@@ -242,7 +242,8 @@ class SiteRegister:
 
     def _note(self, event: MembershipEvent, **fields: Value) -> None:
         key = signing_key(self._folder.coordinator_key)
-        AuditLog(self._folder.audit, key).append(event, **fields)
+        years = self._folder.load().audit_years
+        AuditLog(self._folder.audit, key, years).append(event, **fields)
 
     def _read(self, site: str) -> EnrolledSite:
         path = self._folder.sites / f"{site}.json"
