@@ -129,6 +129,32 @@ def policy(site_file: Path, approval: "Approval", *, draft: bool, as_json: bool)
 
 @site.command()
 @_FILE
+@click.argument(
+    "federation", type=click.Path(path_type=Path), required=False, metavar="[FEDERATION.toml]"
+)
+@click.option(
+    "--limit",
+    type=click.FloatRange(1, 86_400),
+    default=45.0,
+    show_default=True,
+    help="Seconds for the rehearsal of each federation.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(site_file: Path, federation: Path | None, limit: float, *, as_json: bool) -> int:
+    """Find what would make a run fail here, or mislead, before a run does.
+
+    Run it as the worker's user, and once more as the node's. It ends with a rehearsal of one round
+    through a real airlock, of which nothing leaves and nothing stays. Exit status 1 if there is a fault.
+    """
+    from wardround_client.doctor.check import check_site
+
+    found = check_site(site_file, federation, limit_s=limit)
+    click.echo(found.to_json() if as_json else found.to_text())
+    return int(bool(found.num_faults))
+
+
+@site.command()
+@_FILE
 @click.argument("run", default="", metavar="[RUN]")
 @click.option("--revoke", is_flag=True, help="Take the approval back: nothing more leaves.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -5,6 +5,7 @@ glibc's settings (``mallopt(3)``) keep blocks of up to 32 MiB; :func:`recycled` 
 
 import ctypes
 import weakref
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -69,6 +70,16 @@ def recycled(size: int) -> npt.NDArray[np.float32]:
     array = np.frombuffer(block.data, dtype=np.float32)
     weakref.finalize(array, _keep, block).atexit = False
     return array
+
+
+def available_mib() -> float:
+    """Memory that a process could take now, in MiB, as ``proc(5)`` estimates it; 0 if it says nothing."""
+    try:
+        rows = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0.0
+    found = (row.split() for row in rows if row.startswith("MemAvailable:"))
+    return next((int(row[1]) / 1024 for row in found), 0.0)
 
 
 def _keep(block: npt.NDArray[np.float32]) -> None:

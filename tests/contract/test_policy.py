@@ -248,10 +248,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
     """The local time, in its only item."""
     now = [datetime(2026, 1, 1, 12, tzinfo=UTC)]
     defaults = control_module.SiteControl.__init__.__defaults__
-    monkeypatch.setattr(
-        control_module.SiteControl.__init__, "__defaults__", (lambda: now[0],), raising=True
-    )
     assert defaults is not None
+    _, *others = defaults
+    changed = (lambda: now[0], *others)
+    monkeypatch.setattr(control_module.SiteControl.__init__, "__defaults__", changed)
     return now
 
 

@@ -28,6 +28,7 @@ def pasted(port: int) -> str:
     for of_the_paper, here in (
         ("$PWD/.venv/bin", str(Path(sys.executable).parent)),
         ("8000", str(port)),
+        ("8001", str(free_port())),
     ):
         assert of_the_paper in text
         text = text.replace(of_the_paper, here)

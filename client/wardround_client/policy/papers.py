@@ -8,6 +8,8 @@ from typing import Final, Literal
 
 from wardround_client.policy.rules import broken
 from wardround_common.errors import ConfigError
+from wardround_common.exact_head import sums_layout
+from wardround_common.moments import moments_layout
 from wardround_common.shared_model import SharedModel
 from wardround_common.spec.data import TabularData
 from wardround_common.spec.federation import FederationSpec
@@ -99,12 +101,28 @@ def judged(site_file: Path, now: datetime) -> list[Judged]:
         file = resolve(base, path)
         spec = load_federation(file)
         shared = SharedModel(spec)
-        refusals: dict[str, tuple[str, ...]] = {
-            str(manifest.kind): tuple(broken(policy, spec, _asked(manifest, site, base), now))
-            for manifest in _questions(spec, shared)
-        }
+        refusals = broken_rules(policy, shared, site, base, now)
         found.append(Judged(spec.federation.name, file, refusals))
     return found
+
+
+def broken_rules(
+    policy: PolicySpec, model: SharedModel, site: SiteSpec, base: Path, now: datetime
+) -> dict[str, tuple[str, ...]]:
+    """Kind of question of a federation -> codes of the rules that it breaks now.
+
+    Args:
+        policy: the site's.
+        model: of the federation.
+        site: the site file.
+        base: its folder.
+        now: local time.
+    """
+    spec = model.federation
+    return {
+        str(manifest.kind): tuple(broken(policy, spec, _asked(manifest, site, base), now))
+        for manifest in questions(spec, model)
+    }
 
 
 def draft(site_file: Path, approval: Approval) -> Path:
@@ -127,7 +145,7 @@ def draft(site_file: Path, approval: Approval) -> Path:
         raise ConfigError(f"{file}: is there already, and is not replaced", code="policy_there")
     specs = [load_federation(resolve(base, path)) for path in site.federations]
     models = [SharedModel(spec) for spec in specs]
-    asked = [q for spec, model in zip(specs, models, strict=True) for q in _questions(spec, model)]
+    asked = [q for spec, model in zip(specs, models, strict=True) for q in questions(spec, model)]
     layouts = [question.reply_layout for question in asked if question.kind == "train"]
     words: dict[str, object] = {
         "coordinators": _coordinators(site, base),
@@ -167,15 +185,17 @@ def _pattern(name: str) -> str:
     return f"{part}{dot}*" if dot else name
 
 
-def _questions(spec: FederationSpec, model: SharedModel) -> Iterator[StepManifest]:
+def questions(spec: FederationSpec, model: SharedModel) -> Iterator[StepManifest]:
     """One question of each kind that a run of this federation asks."""
     last = max(spec.rounds.count, 1)
     yield _question(spec, model, "describe", 0, Layout(()))
     data = spec.data
     if isinstance(data, TabularData) and data.standardise == "federated" and data.numeric:
-        yield _question(spec, model, "moments", 0, Layout(()))
+        yield _question(spec, model, "moments", 0, moments_layout(len(data.numeric)))
     if spec.exact_head.enabled:
-        yield _question(spec, model, "gram", 0, Layout(()))
+        folds = spec.exact_head.folds if spec.exact_head.ridge == "auto" else 1
+        sums = sums_layout(model.feature_dim, model.task.num_outputs, folds)
+        yield _question(spec, model, "gram", 0, sums)
     if spec.rounds.count:
         yield _question(spec, model, "train", last, model.layout(last))
     if spec.rounds.count and data.validation_fraction > 0.0:

@@ -44,6 +44,9 @@ class ColumnSplit(Table):
 Split = Annotated[SubjectSplit | ColumnSplit, Field(discriminator="kind")]
 
 
+MeanRange = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]
+
+
 class DataTable(Table):
     """What all modalities share."""
 
@@ -56,11 +59,25 @@ class DataTable(Table):
         default_factory=SubjectSplit,
         description="How subjects are held out for the report. Absent: 30 % at random.",
     )
+    reference: dict[str, MeanRange] = Field(
+        default_factory=dict,
+        description="What `wardround site check` holds a site's data against: numeric column (or "
+        '"intensity", the mean grey value of images from 0 to 1, or "words", the mean number of '
+        "words of a text) -> lowest and highest mean that a site should have.",
+    )
     validation_fraction: RateBelowOne = Field(
         default=0.0,
         description="Share of the training subjects kept for federated validation (curves, early "
         "stopping). 0 trains on all of them and validates on none.",
     )
+
+    @field_validator("reference")
+    @classmethod
+    def _ranges(cls, value: dict[str, MeanRange]) -> dict[str, MeanRange]:
+        for name, (low, high) in value.items():
+            if not low < high:
+                raise ValueError(f"{name!r}: the lowest mean comes first, then the highest")
+        return value
 
 
 class LabelledTable(DataTable):
