@@ -118,3 +118,87 @@ def unit_problems(text: str, role: str) -> list[str]:
 def documents(text: str) -> list[dict[str, Any]]:
     """The documents of a YAML text."""
     return [each for each in yaml.safe_load_all(text) if each]
+
+
+def compose_problems(text: str) -> list[str]:
+    """What a Compose file lets a service have that it must not, as ``service: what``."""
+    services: dict[str, dict[str, Any]] = yaml.safe_load(text)["services"]
+    problems = [
+        f"{name}: {what}" for name, service in services.items() for what in _too_much(service)
+    ]
+    if "worker" in services:
+        problems += [f"worker: {what}" for what in _worker_problems(services["worker"])]
+    if "node" in services:
+        problems += [f"node: {what}" for what in _node_problems(services["node"])]
+        problems += [f"both: {what}" for what in _in_common(services["worker"], services["node"])]
+    return problems
+
+
+def _too_much(service: Mapping[str, Any]) -> Iterator[str]:
+    limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
+    security = service.get("security_opt", [])
+    wrong = {
+        "writable root": service.get("read_only") is not True,
+        "capabilities": service.get("cap_drop") != ["ALL"] or bool(service.get("cap_add")),
+        "privileged": bool(service.get("privileged")) or bool(service.get("devices")),
+        "new privileges": "no-new-privileges:true" not in security,
+        "unconfined": any("unconfined" in each for each in security),
+        "root": str(service.get("user", "0")).split(":")[0] in {"0", "root", ""},
+        "host's namespaces": any(
+            str(service.get(key, "")).startswith(("host", "container", "service"))
+            for key in ("network_mode", "pid", "ipc", "userns_mode", "uts", "cgroup")
+        ),
+        "no limits": not {"cpus", "memory", "pids"} <= set(limits),
+        "no health check": "test" not in service.get("healthcheck", {}),
+        "engine's socket": any("docker.sock" in str(each) for each in service.get("volumes", [])),
+        "image": re.fullmatch(r"[a-z-]+:\d+\.\d+\.\d+", service.get("image", "")) is None,
+    }
+    return (what for what, is_wrong in wrong.items() if is_wrong)
+
+
+def _worker_problems(service: Mapping[str, Any]) -> Iterator[str]:
+    if service.get("network_mode") != "none" or "networks" in service:
+        yield "network"
+    if "ports" in service or "expose" in service:
+        yield "ports"
+    data = [each for each in service["volumes"] if each["target"] == DATA]
+    if [each.get("read_only") for each in data] != [True]:
+        yield "writable data"
+
+
+def _node_problems(service: Mapping[str, Any]) -> Iterator[str]:
+    mounts = service["volumes"]
+    if any("PATIENTS" in each["source"] or each["target"].startswith(DATA) for each in mounts):
+        yield "data"
+    if any(each["target"] == SOCKET_FOLDER and not each.get("read_only") for each in mounts):
+        yield "writable socket folder"
+    if "ports" in service:
+        yield "ports"
+
+
+def _in_common(worker: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[str]:
+    if worker["user"].split(":")[0] == node["user"].split(":")[0]:
+        yield "same user"
+    if worker["user"].split(":")[1:] != [str(each) for each in node.get("group_add", [])]:
+        yield "groups"
+    shared = {each["source"] for each in worker["volumes"]}
+    if shared & {each["source"] for each in node["volumes"]} != {"airlock"}:
+        yield "volumes"
+
+
+def compose_commands(text: str) -> Iterator[list[str]]:
+    """The words behind ``wardround`` of every command and health check of a Compose file."""
+    for service in yaml.safe_load(text)["services"].values():
+        if "command" in service:
+            yield service["command"]
+        kind, *words = service.get("healthcheck", {}).get("test", [""])
+        yield from shell_commands(words if kind == "CMD-SHELL" else [shlex.join(words)])
+
+
+def merged(base: Any, over: Any) -> Any:
+    """Two Compose files as Compose reads them together: mappings by key, lists one behind the other."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        return base | {key: merged(base.get(key), value) for key, value in over.items()}
+    if isinstance(base, list) and isinstance(over, list):
+        return base + over
+    return over
