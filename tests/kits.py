@@ -202,3 +202,98 @@ def merged(base: Any, over: Any) -> Any:
     if isinstance(base, list) and isinstance(over, list):
         return base + over
     return over
+
+
+_ALONE: Final = ["/usr/bin/unshare", "--user", "--net", "--map-current-user", "--"]
+"""What leaves a pod's network: no capability is needed, and nothing is left to go back with."""
+
+
+def pod_problems(text: str) -> list[str]:
+    """What the manifests of a site let a container have that it must not, as ``container: what``."""
+    found = documents(text)
+    pods = [each["spec"]["template"]["spec"] for each in found if each["kind"] == "Deployment"]
+    problems = [f"pod: {what}" for pod in pods for what in _pod_wide(pod)]
+    for pod in pods:
+        containers = {each["name"]: each for each in pod["containers"]}
+        problems += [f"{name}: {what}" for name in containers for what in _held(containers[name])]
+        problems += [f"worker: {what}" for what in _not_alone(containers["worker"])]
+        problems += [f"node: {what}" for what in _sees_data(containers, pod["volumes"])]
+    policies = [each["spec"] for each in found if each["kind"] == "NetworkPolicy"]
+    return problems + [f"network: {what}" for what in _reachable(policies)]
+
+
+def _pod_wide(pod: Mapping[str, Any]) -> Iterator[str]:
+    shares = ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace")
+    yield from (key for key in shares if pod.get(key) is not False)
+    if pod.get("automountServiceAccountToken") is not False:
+        yield "service account"
+    if pod["securityContext"].get("seccompProfile") != {"type": "RuntimeDefault"}:
+        yield "seccomp"
+    yield from ("host path" for each in pod["volumes"] if "hostPath" in each)
+
+
+def _held(container: Mapping[str, Any]) -> Iterator[str]:
+    own = container["securityContext"]
+    if own.get("readOnlyRootFilesystem") is not True:
+        yield "writable root"
+    if own.get("capabilities") != {"drop": ["ALL"]} or own.get("privileged") is not False:
+        yield "capabilities"
+    if own.get("allowPrivilegeEscalation") is not False:
+        yield "new privileges"
+    if not own.get("runAsUser") or own.get("runAsNonRoot") is not True:
+        yield "root"
+    if not {"cpu", "memory"} <= set(container["resources"].get("limits", {})):
+        yield "no limits"
+
+
+def _not_alone(worker: Mapping[str, Any]) -> Iterator[str]:
+    probe = worker["readinessProbe"]["exec"]["command"]
+    if worker["command"] != [*_ALONE, "wardround"] or probe[: len(_ALONE)] != _ALONE:
+        yield "network"
+    if worker["securityContext"].get("seccompProfile", {}).get("type") != "Localhost":
+        yield "seccomp"
+    mounts = {each["mountPath"]: each for each in worker["volumeMounts"]}
+    if mounts[DATA].get("readOnly") is not True:
+        yield "writable data"
+
+
+def _sees_data(
+    containers: Mapping[str, Any], volumes: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    worker, node = containers["worker"], containers["node"]
+    if worker["securityContext"]["runAsUser"] == node["securityContext"]["runAsUser"]:
+        yield "same user"
+    of_worker, of_node = (
+        {each["name"]: each for each in container["volumeMounts"]} for container in (worker, node)
+    )
+    if set(of_worker) & set(of_node) != {"airlock"}:
+        yield "volumes"
+    if of_node["airlock"].get("readOnly") is not True:
+        yield "writable socket folder"
+    claims = [each.get("persistentVolumeClaim", {}).get("claimName") for each in volumes]
+    if len(set(filter(None, claims))) != len(list(filter(None, claims))):
+        yield "data"
+
+
+def _reachable(policies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(policies) != 1 or set(policies[0]["policyTypes"]) != {"Ingress", "Egress"}:
+        yield "no policy"
+        return
+    if policies[0]["ingress"]:
+        yield "ingress"
+    for rule in policies[0]["egress"]:
+        where = rule.get("to", [])
+        if not where or not rule.get("ports"):
+            yield "egress"
+        if any(each.get("ipBlock", {}).get("cidr", "").endswith("/0") for each in where):
+            yield "egress"
+
+
+def pod_commands(text: str) -> Iterator[list[str]]:
+    """The words behind ``wardround`` of every command and probe of the manifests."""
+    for document in documents(text):
+        pod = document["spec"].get("template", {}).get("spec", {})
+        for container in pod.get("containers", []):
+            yield from shell_commands([shlex.join(container["command"] + container["args"])])
+            probe = container["readinessProbe"]["exec"]["command"]
+            yield from shell_commands([probe[-1] if "sh" in probe else shlex.join(probe)])
