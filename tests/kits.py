@@ -30,6 +30,8 @@ def unaccepted(words: Sequence[str]) -> str | None:
     context, rest = click.Context(command, info_name="wardround"), list(words)
     while isinstance(command, click.Group):
         name = rest.pop(0) if rest else ""
+        if any(name in option.opts for option in command.get_params(context)):
+            return None  # --version, --help: they end the command line
         found = command.get_command(context, name)
         if found is None:
             return f"no such verb: {name!r}"
@@ -47,7 +49,7 @@ def shell_commands(lines: Iterable[str]) -> Iterator[list[str]]:
     """The words behind each ``wardround`` of shell lines, up to what ends a simple command."""
     for line in lines:
         words = shlex.split(line, comments=True)
-        for place, word in enumerate(words):
+        for place, word in enumerate(words if words[:1] != ["ln"] else ()):
             if word in PROGRAMS and (place == 0 or words[place - 1] not in {"-n", "cd"}):
                 behind = words[place + 1 :]
                 ends = [at for at, each in enumerate(behind) if each in {"|", "||", "&&", ";", ">"}]
