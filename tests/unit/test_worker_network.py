@@ -3,6 +3,7 @@
 Each case is a process of its own: the filter cannot be taken off again.
 """
 
+import errno
 import os
 import platform
 import shutil
@@ -12,6 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from wardround_client.worker import network
+from wardround_common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = os.pathsep.join(str(ROOT / part) for part in ("client", "common"))
@@ -218,3 +222,34 @@ def test_a_network_socket_left_open_by_whoever_started_it_is_seen() -> None:
         fds = (inet.fileno(), unix.fileno())
         assert run(script, pass_fds=fds) == [str(inet.fileno())]
     assert run(script) == []
+
+
+INTERFACES = """
+from wardround_client.worker import network
+from wardround_client.worker.seccomp import give_up_sockets
+names = [name for _, name in socket.if_nameindex()] and network._interfaces()
+early.set(); thread.join()
+give_up_sockets()
+print(attempt(socket.AF_NETLINK), network._interfaces() == names, "lo" in names)
+"""
+
+
+def test_interfaces_are_found_where_a_service_was_denied_netlink_sockets() -> None:
+    assert run(ATTEMPTS + INTERFACES) == ["EACCES", "True", "True"]
+
+
+def test_where_nothing_says_whether_there_is_a_network_the_worker_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused() -> list[tuple[int, str]]:
+        raise OSError(errno.EAFNOSUPPORT, "as RestrictAddressFamilies=AF_UNIX answers")
+
+    monkeypatch.setattr(socket, "if_nameindex", refused)
+    monkeypatch.setattr(network, "_DEVICES", tmp_path / "dev")
+    with pytest.raises(ConfigError, match="cannot be found out") as caught:
+        network.require_no_network(allowed=False)
+    assert caught.value.code == "worker_network"
+    (tmp_path / "dev").write_text("Inter-|\n face |\n    lo: 0 0\nwr-none0: 0 0\n")
+    with pytest.raises(ConfigError, match="wr-none0"):
+        network.require_no_network(allowed=False)
+    network.require_no_network(allowed=True)

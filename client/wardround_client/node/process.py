@@ -13,6 +13,7 @@ import threading
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from wardround_client.airlock.client import AirlockClient, AirlockUnavailable
 from wardround_client.node.fleet import FleetConnection
@@ -120,7 +121,9 @@ def _metrics(
 def _stopped_by_signals() -> threading.Event:
     """Set by the first signal; the second ends the process.
 
-    A thread waits for them: a handler would interrupt whatever the main thread holds.
+    A thread waits for them: a handler would interrupt whatever the main thread holds. Libraries have
+    threads from when they were imported, which do not block them; what the kernel gives to one of
+    those is passed on to the thread that waits.
     """
     stop = threading.Event()
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
@@ -131,5 +134,13 @@ def _stopped_by_signals() -> threading.Event:
         signal.sigwait(_ENDING)
         os._exit(1)
 
-    threading.Thread(target=wait, name="signals", daemon=True).start()
+    waiting = threading.Thread(target=wait, name="signals", daemon=True)
+    waiting.start()
+    for number in _ENDING:
+        signal.signal(number, partial(_passed_on, waiting))
     return stop
+
+
+def _passed_on(waiting: threading.Thread, number: int, _: FrameType | None) -> None:
+    assert waiting.ident is not None
+    signal.pthread_kill(waiting.ident, number)

@@ -4,7 +4,7 @@ In a network namespace of its own (``ip netns``, ``PrivateNetwork=yes``, ``netwo
 process sees no interface but a loopback. What it inherited from whoever started it counts too: a
 socket that is already open needs no interface of its own namespace.
 
-Source: Linux ``netdevice(7)``.
+Sources: Linux ``netdevice(7)``, ``proc(5)``.
 """
 
 import contextlib
@@ -13,21 +13,44 @@ import os
 import socket
 import stat
 import struct
+from pathlib import Path
+from typing import Final
 
 from wardround_common.errors import ConfigError
 
 _GET_FLAGS = 0x8913  # SIOCGIFFLAGS
 _UP, _LOOPBACK = 0x1, 0x8  # IFF_UP, IFF_LOOPBACK
+_DEVICES: Final = Path("/proc/self/net/dev")
+"""The interfaces of this process's own network namespace, below two lines of headings."""
 
 
 def interfaces_up() -> list[str]:
     """Names of the interfaces other than a loopback that are up in this network namespace.
 
     The kernel is asked, not ``/sys``: that may show another namespace's.
+
+    Raises:
+        ConfigError: the kernel does not say.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:
-        flags = {name: _flags(asked, name) for _, name in socket.if_nameindex()}
+        flags = {name: _flags(asked, name) for name in _interfaces()}
     return [name for name, bits in flags.items() if bits & _UP and not bits & _LOOPBACK]
+
+
+def _interfaces() -> list[str]:
+    try:
+        return [name for _, name in socket.if_nameindex()]
+    except OSError:  # it takes a netlink socket, which a service may have been denied
+        pass
+    try:
+        lines = _DEVICES.read_text().splitlines()[2:]
+    except OSError:
+        raise ConfigError(
+            f"whether there is a network cannot be found out: neither by a netlink socket nor from "
+            f"{_DEVICES}; let the worker read the latter (it needs /proc)",
+            code="worker_network",
+        ) from None
+    return [line.partition(":")[0].strip() for line in lines]
 
 
 def _flags(asked: socket.socket, name: str) -> int:
@@ -62,7 +85,7 @@ def require_no_network(*, allowed: bool) -> None:
         allowed: the operator said that there may be one.
 
     Raises:
-        ConfigError: there is one, and it is not allowed.
+        ConfigError: there is one, or it cannot be found out, and it is not allowed.
     """
     if allowed:
         return
