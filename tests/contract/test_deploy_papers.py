@@ -12,13 +12,6 @@ from wardround_common.spec.load import load_site
 from wardround_common.spec.site import SiteSpec
 
 PAPERS = [ROOT / "docs" / "deployment.md", *sorted((ROOT / "docs" / "runbooks").glob("*.md"))]
-ELSEWHERE = {
-    "wardround aggregator invite SITE",
-    "wardround site enrol SITE.toml --token",
-    "wardround aggregator revoke SITE",
-    "wardround site enrol SITE.toml --rotate",
-}
-"""Command lines of the enrolment by token, which are not looked at here."""
 _IN_CONTAINER = re.compile(
     r"docker (?:compose )?run (?!.*--entrypoint).*? (?:wardround-\w+:[\d.]+|aggregator|node|worker) "
     r"((?:site|aggregator|backbone) .*)$"
@@ -34,8 +27,6 @@ def _lines(paper: Path) -> Iterator[str]:
 
 def _commands(paper: Path) -> Iterator[list[str]]:
     for line in _lines(paper):
-        if line in ELSEWHERE:
-            continue
         inside = _IN_CONTAINER.search(line.partition(" > ")[0])
         yield from shell_commands([f"wardround {inside[1]}" if inside else line])
 
