@@ -38,7 +38,7 @@ test-slow: $(READY) ## the exhaustive and long tests
 
 e2e: $(READY) ## consortia of real processes; between hosts where root, ip and nginx are there
 	$(BIN)/python -m pytest -m slow -rs tests/e2e/test_quickstart.py tests/e2e/test_aggregator.py \
-		tests/e2e/test_control.py tests/e2e/network
+		tests/e2e/test_control.py tests/e2e/test_upgrade.py tests/e2e/network
 
 check: $(READY) ## lint, format, types, import directions, dependencies, wheel
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PARTS = {
     "aggregation": "benchmarks.aggregation",
+    "audit": "benchmarks.audit",
     "exchange": "benchmarks.exchange",
     "frozen": "benchmarks.frozen",
     "local": "benchmarks.local",

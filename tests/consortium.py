@@ -31,7 +31,8 @@ from wardround_server.aggregator.records import RunRecord, all_runs
 
 WARDROUND = (sys.executable, "-c", "from wardround_common.cli import main; main()")
 _NODE = (
-    "import sys; from pathlib import Path; from tests.releases import run_noting_node; "
+    "import sys; from pathlib import Path; sys.path.append(sys.argv[3]); "
+    "from tests.releases import run_noting_node; "
     "run_noting_node(Path(sys.argv[1]), Path(sys.argv[2]))"
 )
 _ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ class Process:
     ) -> None:
         self._words = list(words)
         self._log = log
-        self._around = {**os.environ, "WARDROUND_LOG_STRICT": "1", **(around or {})}
+        self._around = {"WARDROUND_LOG_STRICT": "1", **(around or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -80,7 +81,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._around,
+                env={**os.environ, **self._around},
                 start_new_session=True,
             )
 
@@ -171,11 +172,9 @@ class Site:
         self.worker = Process(
             [*WARDROUND, "site", "worker", str(self.file)], self.folder / "worker.log"
         )
-        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         self.node = Process(
-            [sys.executable, "-c", _NODE, str(self.file), str(self._releases)],
+            [sys.executable, "-c", _NODE, str(self.file), str(self._releases), str(_ROOT)],
             self.folder / "node.log",
-            {"PYTHONPATH": path},
         )
 
     def releases(self, run: str) -> list[Release]:
@@ -283,6 +282,11 @@ class Consortium:
 
         found: dict[str, Any] = json.loads(read_state(self.folder).to_json())
         return found
+
+    def all_online(self) -> bool:
+        """Whether the aggregator sees every site's node."""
+        sites = self.status()["sites"]
+        return len(sites) == len(self.sites) and all(site["online"] for site in sites)
 
     def begin(self) -> RunRecord:
         """Start a run and do not wait for it."""
