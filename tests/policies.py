@@ -31,6 +31,7 @@ OPEN: dict[str, dict[str, Any]] = {
         "min_cell": 1,
         "decimals": 9,
         "rounds_per_day": 10**6,
+        "runs_per_day": 10**6,
     },
     "demands": {"approval": "none", "differential_privacy": False, "secure_sums": False},
 }

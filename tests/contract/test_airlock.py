@@ -95,8 +95,8 @@ def test_a_question_of_a_step_whose_answer_was_deleted_is_refused_and_not_comput
     airlock: Airlock, counted: Counted
 ) -> None:
     for step in range(3):
-        assert not airlock.ask(airlock.hospital.question(step=step)).failure
-    again = airlock.ask(airlock.hospital.question(step=0))
+        assert not airlock.ask(airlock.hospital.question(round_=step + 1, step=step)).failure
+    again = airlock.ask(airlock.hospital.question(round_=1, step=0))
     assert (again.failure, again.receipt) == ("answer_forgotten", b"")
     assert len(counted.computed) == 3
 

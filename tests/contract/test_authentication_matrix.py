@@ -35,7 +35,7 @@ QUESTIONS: dict[str, tuple[Callable[[StepManifest], StepManifest], str]] = {
     "tampered": (lambda m: m.model_copy(update={"seed": m.seed + 1}), "policy_signature"),
     "unsigned": (lambda m: m.model_copy(update={"signature": None}), "policy_signature"),
     "unlisted coordinator": (lambda m: asked(bare(m), STRANGER), "policy_coordinator"),
-    "stale roster": (lambda m: asked(bare(m, sites=m.sites[:-1])), "other_roster"),
+    "stale roster": (lambda m: asked(bare(m, sites=m.sites[:-1], run="e" * 16)), "other_roster"),
     "stale federation file": (
         lambda m: asked(bare(m, spec_sha256="5" * 64)),
         "other_federation_file",

@@ -20,13 +20,14 @@ from wardround_client.cli import site
 from wardround_client.policy import control as control_module
 from wardround_client.policy.control import AUDIT, HEADS
 from wardround_client.policy.heads import AggregatorHeads, heads_of
+from wardround_client.policy.released import Released
 from wardround_common.audit.entries import Entry
 from wardround_common.audit.heads import sign_head
 from wardround_common.audit.verify import verified
 from wardround_common.crypto.signing import SigningKey
 from wardround_common.errors import ConfigError
 from wardround_common.spec.policy import Step
-from wardround_common.wire.step import StepKind, StepManifest
+from wardround_common.wire.step import StepKind, StepManifest, TableMoments
 
 RUN = "0123456789abcdef"
 VIOLATIONS: dict[str, dict[str, Any]] = {
@@ -178,28 +179,73 @@ def test_a_question_brings_the_head_of_the_coordinators_own_log(hospital: Hospit
     assert failure(hospital, asked) == ""
 
 
-def test_an_aggregator_that_goes_back_in_its_history_is_refused(hospital: Hospital) -> None:
-    asked = hospital.question()
+def shown(asked: Asked, entries: int) -> Asked:
+    """A question that comes with a head of so many entries."""
     bare = asked.manifest.model_copy(update={"head": None, "signature": None})
+    object.__setattr__(asked, "manifest", as_asked(bare, entries=entries))
+    return asked
+
+
+def test_an_aggregator_that_goes_back_in_its_history_is_refused(hospital: Hospital) -> None:
     forged = sign_head(COORDINATOR, 30, b"\7" * 32)
-    for entries, code in ((30, ""), (29, "policy_history"), (31, ""), (30, "")):
-        object.__setattr__(asked, "manifest", as_asked(bare, entries=entries))
+    for kind, entries, code in (
+        ("describe", 30, ""),
+        ("moments", 29, "policy_history"),
+        ("moments", 31, ""),
+        ("describe", 30, ""),
+    ):
+        asked = shown(hospital.question(kind, 0), entries)
         assert failure(hospital, asked) == code
-    later = bare.model_copy(update={"seed": 8, "head": forged}).signed(COORDINATOR)
-    object.__setattr__(asked, "manifest", later)
-    assert failure(hospital, asked) == "policy_history", "as long as one that was seen, and another"
-    assert sorted(heads_of(hospital.folder / "worker-state" / HEADS, bare.run)) == [30, 31]
+    later = hospital.question("gram", 0)
+    changed = later.manifest.model_copy(update={"head": forged, "signature": None})
+    object.__setattr__(later, "manifest", changed.signed(COORDINATOR))
+    assert failure(hospital, later) == "policy_history", "as long as one that was seen, and another"
+    run = later.manifest.run
+    assert sorted(heads_of(hospital.folder / "worker-state" / HEADS, run)) == [30, 31]
 
 
 def test_twin_without_the_kept_heads_it_is_answered(
     hospital: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AggregatorHeads, "check", lambda *_: None)
-    asked = hospital.question()
-    bare = asked.manifest.model_copy(update={"head": None, "signature": None})
-    for entries in (30, 29):
-        object.__setattr__(asked, "manifest", as_asked(bare, entries=entries))
+    for kind, entries in (("describe", 30), ("moments", 29)):
+        assert failure(hospital, shown(hospital.question(kind, 0), entries)) == ""
+
+
+def test_in_a_run_each_kind_of_question_is_answered_once(hospital: Hospital) -> None:
+    """Whoever may ask again, about the same patients in another way, could subtract the answers."""
+    kinds = [("describe", 0), ("moments", 0), ("gram", 0), ("train", 1), ("train", 2)]
+    kinds += [("evaluate", 1), ("evaluate", 2), ("compare", 3)]
+    honest = [hospital.question(kind, r, step=step) for step, (kind, r) in enumerate(kinds)]
+    for asked in honest:
         assert failure(hospital, asked) == ""
+    for step, (kind, round_) in enumerate(kinds, start=20):
+        assert failure(hospital, hospital.question(kind, round_, step=step)) == "policy_repeated"
+    assert failure(hospital, honest[-1]) == "", "the very same one is no other"
+    another = {"run": "e" * 16, "step": 30}
+    assert failure(hospital, hospital.question("gram", 0, **another)) == ""
+    asked = hospital.question("moments", 0, **another | {"step": 31})
+    assert failure(hospital, asked, limits__runs_per_day=2) == ""
+    third = hospital.question("gram", 0, run="d" * 16, step=32)
+    assert failure(hospital, third, limits__runs_per_day=2) == "policy_runs_per_day"
+
+
+def test_in_a_run_columns_are_standardised_in_one_way(hospital: Hospital) -> None:
+    """Whoever chose another mean for each question could count the patients above it."""
+    one, other = (TableMoments(mean=(mean, 0.0), deviation=(1.0, 1.0)) for mean in (0.0, 1e6))
+    assert failure(hospital, hospital.question("gram", 0, step=1, moments=one)) == ""
+    assert failure(hospital, hospital.question("train", 1, step=2, moments=one)) == ""
+    changed = hospital.question("train", 2, step=3, moments=other)
+    assert failure(hospital, changed) == "policy_repeated"
+    assert failure(hospital, hospital.question("train", 2, step=4, moments=one)) == ""
+
+
+def test_twin_without_the_count_sums_can_be_had_again_and_again(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Released, "question", lambda *_: None)
+    for step in range(1, 4):
+        assert failure(hospital, hospital.question("gram", 0, step=step)) == ""
 
 
 def test_twin_without_a_look_at_the_signature_a_changed_question_is_answered(
@@ -235,7 +281,7 @@ def test_every_answer_that_leaves_is_in_the_log_each_time(hospital: Hospital) ->
 def test_updates_of_a_day_are_counted_over_restarts_and_the_same_one_once(
     hospital: Hospital,
 ) -> None:
-    first, second = hospital.question(), hospital.question(step=5)
+    first, second = hospital.question(), hospital.question(round_=2, step=5)
     limit = {"limits__rounds_per_day": 1}
     assert failure(hospital, first, **limit) == ""
     assert failure(hospital, second, **limit) == "policy_rounds_per_day"

@@ -220,6 +220,8 @@ def test_sums_are_such_as_data_have(world: World) -> None:
         ("train", {"backbone_sha256": "f" * 64}, "other_backbone"),
         ("train", {"sites": ("b", "c")}, "not_in_cohort"),
         ("train", {"sites": ("a", "b")}, "other_roster"),
+        ("gram", {"seed": 4}, "other_seed"),
+        ("train", {"seed": 4}, "other_seed"),
         ("train", {"sites": ("a", "c", "b")}, "other_roster"),
         ("train", {"state": ()}, "other_state"),
         ("train", {"state": (("head.0.weight", "float32", (2, 4)),)}, "other_state"),

@@ -94,7 +94,9 @@ def _airlock(
     with tempfile.TemporaryDirectory(prefix="wr-check-") as name:
         folder = Path(name)
         allow = policy.allow.model_copy(update={"coordinators": (key.public,)})
-        limits = policy.limits.model_copy(update={"hours": None, "rounds_per_day": 1000})
+        limits = policy.limits.model_copy(
+            update={"hours": None, "rounds_per_day": 1000, "runs_per_day": 1000}
+        )
         demands = policy.demands.model_copy(update={"approval": "none"})
         own = policy.model_copy(
             update={"allow": allow, "limits": limits, "demands": demands, "dry_run": False}

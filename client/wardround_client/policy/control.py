@@ -9,8 +9,10 @@ The rules:
 4. Each answer carries the log's signed head and is signed by the log's key, so that the aggregator keeps
    what this site cannot change. The head of the aggregator's own log comes with each question and is
    kept here; a question whose head is behind one that was answered is refused: history was rewritten.
-5. Updates of a day are counted from the log, so that no restart begins a new day.
-6. The patients behind an answer are remembered before it leaves; see :mod:`wardround_client.policy.cohorts`.
+5. Updates and runs of a day are counted from the log, so that no restart begins a new day.
+6. In one run each kind of question is answered once, those of a training round once a round: who may ask
+   again with another model or scale could subtract the answers. Columns are standardised in one way. The very same question has the same bytes.
+7. The patients behind an answer are remembered before it leaves; see :mod:`wardround_client.policy.cohorts`.
 """
 
 import threading
@@ -25,6 +27,7 @@ from wardround_client.policy.cohorts import Cohorts
 from wardround_client.policy.disclosure import disclosed, require_no_small_counts
 from wardround_client.policy.egress import Leaving, guard
 from wardround_client.policy.heads import AggregatorHeads
+from wardround_client.policy.released import Released
 from wardround_client.policy.rules import PolicyError, require_allowed
 from wardround_client.worker.answers import Stored
 from wardround_common.audit.entries import Value
@@ -88,11 +91,10 @@ class SiteControl:
         self._refused: set[tuple[str, str]] = set()
         self._approved: set[str] = set()
         self._norms: dict[str, float] = {}
-        self._updates = [  # day and manifest of each update that has left
-            (entry.at[:10], str(entry.fields["manifest_sha256"]))
-            for entry in verified(state / AUDIT).entries
-            if entry.event == "update_released" and entry.fields["kind"] == "train"
-        ]
+        self._released = Released()
+        for entry in verified(state / AUDIT).entries:
+            if entry.event == "update_released":
+                self._released.add(entry.at[:10], entry.fields)
 
     def admit(self, manifest: StepManifest, federation: FederationSpec) -> None:
         """Let a question pass that the policy allows now.
@@ -106,7 +108,9 @@ class SiteControl:
         """
         require_allowed(self._policy, federation, manifest, self._now())
         self._heads.check(manifest)
+        self._require_first(manifest)
         self._require_approval(manifest, federation)
+        self._require_runs_left(manifest)
         if manifest.kind == "train":
             self._require_rounds_left(manifest)
         if self._policy.dry_run and self._withheld_path(manifest).exists():
@@ -168,6 +172,8 @@ class SiteControl:
             "receipt_sha256": sha256_hex(stored.receipt),
             "bytes_out": len(stored.receipt) + stored.array_bytes,
         }
+        if manifest.moments is not None:
+            fields["moments_sha256"] = manifest.moments.digest()
         receipt = parse(Receipt, stored.receipt, max_bytes=MAX_RECEIPT_BYTES)
         if receipt.update_sha256 is not None:
             fields["update_sha256"] = receipt.update_sha256
@@ -175,10 +181,8 @@ class SiteControl:
             fields["update_norm"] = self._norms[manifest.digest()]
         self._heads.keep(manifest)
         self._log.append("update_released", **fields)
-        if manifest.kind == "train":
-            day = datetime.now(UTC).date().isoformat()
-            with self._lock:
-                self._updates.append((day, manifest.digest()))
+        with self._lock:
+            self._released.add(_today(), fields)
         return stored
 
     def refused(self, manifest: StepManifest, code: str) -> None:
@@ -207,10 +211,35 @@ class SiteControl:
         if is_new:
             self._log.append("run_approved", run=manifest.run, spec_sha256=manifest.spec_sha256)
 
-    def _require_rounds_left(self, manifest: StepManifest) -> None:
-        today = datetime.now(UTC).date().isoformat()
+    def _require_first(self, manifest: StepManifest) -> None:
         with self._lock:
-            sent = {digest for day, digest in self._updates if day == today}
+            answered = self._released.question(manifest.run, manifest.kind, manifest.round)
+            moments = self._released.moments(manifest.run)
+        if answered not in {None, manifest.digest()}:
+            raise PolicyError(
+                f"run {manifest.run}: another question of kind {manifest.kind!r} in round "
+                f"{manifest.round} was answered; an honest run asks once",
+                code="policy_repeated",
+            )
+        if manifest.moments is not None and moments not in {None, manifest.moments.digest()}:
+            raise PolicyError(
+                f"run {manifest.run}: columns were standardised in another way before",
+                code="policy_repeated",
+            )
+
+    def _require_runs_left(self, manifest: StepManifest) -> None:
+        with self._lock:
+            runs = self._released.runs(_today())
+        if manifest.run not in runs and len(runs) >= self._policy.limits.runs_per_day:
+            raise PolicyError(
+                f"{len(runs)} runs were answered today (UTC), limits.runs_per_day in policy.toml is "
+                f"{self._policy.limits.runs_per_day}",
+                code="policy_runs_per_day",
+            )
+
+    def _require_rounds_left(self, manifest: StepManifest) -> None:
+        with self._lock:
+            sent = self._released.updates(_today())
         if manifest.digest() in sent:
             return  # the same stored bytes again
         if len(sent) >= self._policy.limits.rounds_per_day:
@@ -232,6 +261,10 @@ class SiteControl:
 
     def _withheld_path(self, manifest: StepManifest) -> Path:
         return self._withheld / manifest.run / f"{manifest.step}-{manifest.kind}.json"
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _held_back() -> PolicyError:

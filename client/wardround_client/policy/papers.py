@@ -27,6 +27,7 @@ _MIN_SUBJECTS: Final = 10
 _MIN_CELL: Final = 10
 _DECIMALS: Final = 3
 _DAYS_ROUNDS: Final = 4
+_DAYS_RUNS: Final = 6
 """A draft lets each federation be trained so many times in a day."""
 
 DRAFT: Final = """\
@@ -49,6 +50,7 @@ min_sites = {min_sites}
 min_cell = {min_cell}
 decimals = {decimals}
 rounds_per_day = {rounds_per_day}
+runs_per_day = {runs_per_day}
 
 [demands]
 approval = {approval}
@@ -161,6 +163,7 @@ def draft(site_file: Path, approval: Approval) -> Path:
         "min_cell": _MIN_CELL,
         "decimals": _DECIMALS,
         "rounds_per_day": _DAYS_ROUNDS * sum(spec.rounds.count for spec in specs),
+        "runs_per_day": _DAYS_RUNS * len(specs),
         "approval": approval,
     }
     file.write_text(DRAFT.format(**{key: toml_literal(value) for key, value in words.items()}))

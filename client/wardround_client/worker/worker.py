@@ -212,6 +212,7 @@ class SiteWorker:
         checks = (
             (manifest.spec_sha256 == spec.digest(), "other_federation_file"),
             (manifest.backbone_sha256 == self._shared.backbone_digest, "other_backbone"),
+            (manifest.seed == spec.federation.seed, "other_seed"),
             (self.name in manifest.sites, "not_in_cohort"),
             (manifest.sites == spec.federation.sites, "other_roster"),
             (manifest.state == layout_to_wire(self._state_layout(manifest)), "other_state"),

@@ -50,6 +50,8 @@ REFUSALS: Final = {
     "policy_hours": "it was outside the hours of the policy",
     "policy_approval": "nobody here had approved the run",
     "policy_rounds_per_day": "as many updates as the policy allows had left that day",
+    "policy_runs_per_day": "as many runs as the policy allows had been answered that day",
+    "policy_repeated": "another question of that kind had been answered in that round of the run",
     "policy_subjects": "there are fewer patients than the policy demands",
     "policy_differencing": "the patients were nearly those of an earlier answer",
     "policy_small_cell": "a sum would have been over too few patients",

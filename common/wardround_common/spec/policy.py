@@ -79,6 +79,9 @@ class PolicyLimits(Table):
     rounds_per_day: int = Field(
         default=0, ge=0, description="Most updates in a day (UTC), over all federations."
     )
+    runs_per_day: int = Field(
+        default=0, ge=0, description="Most runs that are answered in a day (UTC)."
+    )
     hours: tuple[Hours, ...] | None = Field(
         default=None,
         description='When steps may begin, in local time, as ["20:00-24:00", "00:00-06:00"]; a span '
