@@ -24,7 +24,7 @@ def service() -> configparser.SectionProxy:
 
 def test_every_key_of_the_worker_is_explained_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", PAPER, re.MULTILINE))
-    assert rows == {name: field.default for name, field in Worker.model_fields.items()}
+    assert rows == {name: str(field.default) for name, field in Worker.model_fields.items()}
 
 
 def test_the_site_file_of_the_paper_is_one_and_has_the_paths_of_the_service(
