@@ -32,7 +32,7 @@ from wardround_common.spec.aggregator import AggregatorSpec
 from wardround_common.spec.load import load_aggregator
 
 FOLDERS = ("pki", "secrets", "sites", "invitations", "revoked", "runs", "state", "logs")
-_ATTEMPTS, _PAUSE_S = 10, 0.05
+_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,25 +190,30 @@ def is_held(lock: Path) -> bool:
 
 
 @contextmanager
-def held(lock: Path, otherwise: ConfigError) -> Iterator[None]:
+def held(lock: Path, otherwise: ConfigError, patience_s: float = 0.5) -> Iterator[None]:
     """Hold a lock; the kernel lets go of it with the process, however that ends.
 
+    Args:
+        lock: the file.
+        otherwise: raised if somebody else holds it.
+        patience_s: for how long to try. Who only looks whether it is held holds it for a moment.
+
     Raises:
-        ConfigError: ``otherwise``; somebody else holds it.
+        ConfigError: ``otherwise``.
     """
     with lock.open("ab") as file:
-        if not _taken(file.fileno()):
+        if not _taken(file.fileno(), time.monotonic() + patience_s):
             raise otherwise
         yield
 
 
-def _taken(descriptor: int) -> bool:
-    """Take a lock. Who only looks whether it is held holds it for a moment: so, some attempts."""
-    for _ in range(_ATTEMPTS):
+def _taken(descriptor: int, until: float) -> bool:
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
             time.sleep(_PAUSE_S)
         else:
             return True
-    return False

@@ -27,6 +27,7 @@ from wardround_server.aggregator.setup import kit_for
 from wardround_server.aggregator.sites import SiteRegister
 
 _DAY_S: Final = 86_400.0
+_PATIENCE_S: Final = 10.0
 
 
 class Invitation(WireModel):
@@ -96,7 +97,7 @@ class Invitations:
                 (``token_site``).
             ConfigError: see :meth:`SiteRegister.let_in`.
         """
-        with held(self._folder.state / "invitations.lock", _busy()):
+        with held(self._folder.state / "invitations.lock", _busy(), _PATIENCE_S):
             found = self._read(sent.secret)
             if found is None:
                 raise EnrolmentError("there is no such token", code="token_unknown")

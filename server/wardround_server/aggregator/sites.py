@@ -35,6 +35,8 @@ from wardround_common.wire.step import SiteName, WireModel
 from wardround_server.aggregator.folder import AggregatorFolder, held
 
 _BUSY = "another command changes the list of sites; try again"
+_PATIENCE_S = 60.0
+"""A run must not fail because somebody is letting a site in."""
 Serial = Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
 
 
@@ -129,6 +131,8 @@ class SiteRegister:
 
     def pin(self, site: SiteId, key: str) -> None:
         """From now on a site signs by this key, until it enrols anew."""
+        if self.key_of(site) is not None:
+            return
         with self._changing():
             found = self.find(site)
             if found is None or found.signing_key is not None:
@@ -262,7 +266,8 @@ class SiteRegister:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        with held(self._folder.state / "sites.lock", ConfigError(_BUSY, code="sites_busy")):
+        busy = ConfigError(_BUSY, code="sites_busy")
+        with held(self._folder.state / "sites.lock", busy, _PATIENCE_S):
             yield
 
 
