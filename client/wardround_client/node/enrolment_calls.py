@@ -26,6 +26,9 @@ _REFUSED: Final = {
     "token_used": "this token was used before; ask the coordinator who used it, and for another",
     "token_expired": "this token is too old; ask the coordinator for another",
     "token_site": "this token is another site's; look at `name` in the site's file",
+    "sites_busy": "the coordinator is changing the list of sites; try again in a moment",
+    "http_429": "this address has asked too often; wait a minute, and try again",
+    "http_404": "nobody enrols there; ask the coordinator for the address (node.enrolment)",
     "node_key_taken": "another site has this node key; every site needs its own",
     "rotation_key": "the aggregator does not know the key that this site has; enrol by a new token",
 }

@@ -99,9 +99,9 @@ def test_a_site_that_is_revoked_is_out_at_once_and_comes_back_by_a_new_token(
     ends_well(laboratory, laboratory.begin())
 
 
-def test_who_has_no_certificate_reaches_enrolment_and_not_often(
-    laboratory: Laboratory, caller: Caller
-) -> None:
+def test_who_has_no_certificate_reaches_enrolment_and_not_often(laboratory: Laboratory) -> None:
+    host = laboratory.hospitals["cleveland"].host  # the others have to enrol again
+    caller = Caller(host, laboratory, laboratory.address)
     paths: list[Request] = [("GET", "/v1/enrol/authority", {}, b"")]
     ((status, text),) = caller.ask(paths, Papers())
     assert status == 200
