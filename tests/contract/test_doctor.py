@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.airlocks import Hospital
+from tests.contract.real_superlink import free_port
 from tests.policies import write_policy
 from tests.support import write_dataset
 from wardround_client.cli import site as site_verbs
@@ -31,34 +32,34 @@ from wardround_common.audit.log import AuditLog
 from wardround_common.crypto.certificates import certify_site, make_authority, new_key
 from wardround_common.enrolment import read_request
 from wardround_common.types import SiteId
+from wardround_server.aggregator.enrolment import serve_enrolment
 from wardround_server.aggregator.folder import AggregatorFolder
 from wardround_server.aggregator.setup import kit_for, make_aggregator, spec_of, write_kit
 from wardround_server.aggregator.sites import SiteRegister
 
-NODE = """
-[node]
-aggregator = "127.0.0.1:8000"
-"""
-
 
 @pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A site that has enrolled, with a policy and data."""
     folder = tmp_path_factory.mktemp("doctor")
     made = Hospital(folder / "site", data={"validation_fraction": 0.2})
     write_dataset(made.folder / "data", ["a", "b", "c"], rows=40)
-    made.file.write_text(made.file.read_text() + NODE)
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    made.file.write_text(made.file.read_text() + f'\n[node]\naggregator = "{address}"\n')
     centre = AggregatorFolder(folder / "centre")
     make_aggregator(centre, spec_of(name="heart", host="localhost"))
     request = read_request(make_request(made.file).file)
     kit = folder / "kit.json"
-    write_kit(kit, kit_for(centre, SiteRegister(centre).let_in(request), "127.0.0.1:8000"))
+    write_kit(kit, kit_for(centre, SiteRegister(centre).let_in(request), address))
     install_kit(made.file, kit)
     coordinator = (made.folder / "coordinator.pub").read_text().strip()
     write_policy(made.folder, allow__coordinators=[coordinator], limits__min_subjects=5)
     (folder / "authority.pem").write_bytes(centre.read_authority().certificate)
     (folder / "authority.key").write_bytes(centre.read_authority().key)
-    return folder
+    stop = serve_enrolment(centre, port)  # something that answers, by the right authority
+    yield folder
+    stop()
 
 
 @pytest.fixture
@@ -329,6 +330,31 @@ def test_a_certificate_that_does_not_fit_is_named(
     (named,) = (each for each in found.findings if each.code == code)
     assert "site.pem" in named.message
     assert (named.severity == "fault") == (code != "certificate_ends")
+
+
+def elsewhere(address: str) -> Callable[[dict[str, object]], object]:
+    return lambda content: table(content, "node").update(aggregator=address)
+
+
+def test_an_aggregator_that_does_not_answer_or_is_another_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    edit(folder / "site.toml", elsewhere(f"127.0.0.1:{free_port()}"))
+    (named,) = (e for e in check_site(folder / "site.toml").findings if e.severity == "warning")
+    assert named.code == "aggregator_unreachable"
+    other, port = AggregatorFolder(tmp_path / "other"), free_port()
+    make_aggregator(other, spec_of(name="other", host="localhost"))
+    stop = serve_enrolment(other, port)
+    edit(folder / "site.toml", elsewhere(f"127.0.0.1:{port}"))
+    found = check_site(folder / "site.toml")
+    stop()
+    assert "aggregator_authority" in {e.code for e in found.findings if e.severity == "fault"}
+
+
+def test_a_clock_that_differs_from_the_aggregators_is_named(folder: Path) -> None:
+    found = check_site(folder / "site.toml", now=datetime.now(UTC) + timedelta(minutes=10))
+    assert "clock_differs" in {e.code for e in found.findings if e.severity == "warning"}
+    assert found.num_faults == 0
 
 
 def test_a_damaged_log_and_one_of_the_future_are_faults(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """``wardround site check``: everything in order, and what a fault makes meaningless is left out."""
 
-import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from wardround_client.doctor.examined import Examined
 from wardround_client.doctor.findings import Checkup
 from wardround_client.doctor.identity import check_identity
 from wardround_client.doctor.machine import check_machine, check_room
+from wardround_client.doctor.reach import check_reach
 from wardround_client.doctor.rehearsal import rehearse
 from wardround_client.policy.papers import broken_rules, site_policy
 from wardround_common.memory import available_mib
@@ -52,6 +52,7 @@ def check_site(
         examined = Examined(site, base, policy, now or datetime.now(UTC))
         check_machine(examined, found)
         check_identity(examined, found)
+        check_reach(examined, found)
         use_threads(site.compute.threads)
         for path in _wanted(examined, federation, found):
             with found.noting():
@@ -84,7 +85,7 @@ def _check_federation(examined: Examined, path: Path, found: Checkup, limit_s: f
     before = found.num_faults
     model = _model(examined, spec, found)
     data = examined.path(site.data.path)
-    if data.exists() and not os.access(data, os.R_OK):
+    if not examined.may_see(data):
         found.note(
             "data_not_seen",
             f"{data}: this user may not read it, which is right for the node's; run this again as the "

@@ -1,5 +1,6 @@
 """Whose site is looked at, and when."""
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,14 @@ class Examined:
     def now(self) -> datetime:
         """This machine's time, UTC."""
         return self.moment.astimezone(UTC)
+
+    @staticmethod
+    def may_see(path: Path, mode: int = os.R_OK) -> bool:
+        """Whether this user may look at a path, or it is not there in a place that this user sees."""
+        try:
+            return os.access(path, mode) if path.exists() else True
+        except PermissionError:
+            return False
 
     def path(self, name: str) -> Path:
         """A path of the site's file."""

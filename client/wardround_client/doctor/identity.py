@@ -52,10 +52,10 @@ def check_identity(examined: Examined, found: Checkup) -> None:
 def _may_look(paths: Iterable[Path], found: Checkup) -> bool:
     for path in paths:
         folder = path.parent
-        if folder.exists() and not os.access(folder, os.X_OK):
+        if not Examined.may_see(folder, os.X_OK) or not Examined.may_see(path):
             found.note(
                 "identity_not_seen",
-                f"{folder}: this user may not look into it, which is right for the worker's; run this "
+                f"{path}: this user may not look at it, which is right for the worker's; run this "
                 "again as the node's user to have keys and certificates checked",
             )
             return False

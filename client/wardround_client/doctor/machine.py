@@ -31,7 +31,14 @@ def check_machine(examined: Examined, found: Checkup) -> None:
     site, state = examined.site, examined.path(examined.site.worker.state)
     cache = examined.path(site.compute.cache)
     for key, folder in (("worker.state", state), ("compute.cache", cache)):
-        _check_folder(key, folder, found)
+        if examined.may_see(folder, os.W_OK | os.X_OK) or not _is_anothers(folder):
+            _check_folder(key, folder, found)
+        else:
+            found.note(
+                "folder_not_seen",
+                f"{key}: {folder} is another user's, which is right for the worker's; run this again as the "
+                "worker's user to have it checked",
+            )
     with found.noting():
         address(examined.path(site.worker.socket))
     up = interfaces_up()
@@ -41,7 +48,8 @@ def check_machine(examined: Examined, found: Checkup) -> None:
             f"there is a network here ({', '.join(up)}), and the worker starts only where there is none: "
             "start it as docs/site-worker.md says",
         )
-    _check_log(state / AUDIT, found, examined.now)
+    if examined.may_see(state / AUDIT):
+        _check_log(state / AUDIT, found, examined.now)
     with found.noting():
         usable_device(site.compute)
     cores, threads = os.cpu_count() or 1, site.compute.threads or 0
@@ -78,6 +86,13 @@ def check_room(examined: Examined, model: SharedModel, found: Checkup) -> None:
             )
 
 
+def _is_anothers(folder: Path) -> bool:
+    try:
+        return folder.stat().st_uid != os.geteuid()
+    except OSError:
+        return True
+
+
 def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
@@ -101,7 +116,7 @@ def _check_folder(key: str, folder: Path, found: Checkup) -> None:
 
 def _check_log(audit: Path, found: Checkup, now: datetime) -> None:
     """The audit log verifies, and was not written in the future."""
-    if not audit.exists() or not os.access(audit, os.R_OK):
+    if not audit.exists():
         return
     log = verified(audit)
     if log.bad is not None:

@@ -122,7 +122,7 @@ def broken_rules(
     """
     spec = model.federation
     return {
-        str(manifest.kind): tuple(broken(policy, spec, _asked(manifest, site, base), now))
+        str(manifest.kind): tuple(broken(policy, spec, _asked(manifest, policy, site, base), now))
         for manifest in questions(spec, model)
     }
 
@@ -150,7 +150,7 @@ def draft(site_file: Path, approval: Approval) -> Path:
     asked = [q for spec, model in zip(specs, models, strict=True) for q in questions(spec, model)]
     layouts = [question.reply_layout for question in asked if question.kind == "train"]
     words: dict[str, object] = {
-        "coordinators": _coordinators(site, base),
+        "coordinators": _visible_coordinators(site, base),
         "tasks": sorted({spec.task.kind for spec in specs}),
         "steps": list(dict.fromkeys(question.kind for question in asked)),
         "backbones": sorted({model.backbone_digest or "none" for model in models}),
@@ -171,14 +171,30 @@ def draft(site_file: Path, approval: Approval) -> Path:
 
 
 def _coordinators(site: SiteSpec, base: Path) -> list[str]:
-    """The key that the kit brought; none before there is a kit."""
+    """The key that the kit brought; none before there is a kit.
+
+    Raises:
+        PermissionError: it is not this user's to see.
+    """
     path = None if site.node is None else resolve(base, site.node.coordinator)
     return [path.read_text().strip()] if path is not None and path.exists() else []
 
 
-def _asked(manifest: StepManifest, site: SiteSpec, base: Path) -> StepManifest:
-    """The question as the coordinator of the kit would ask it."""
-    key = next(iter(_coordinators(site, base)), None)
+def _visible_coordinators(site: SiteSpec, base: Path) -> list[str]:
+    """For a draft, in which whoever drafts it has to name a key that is not to be seen."""
+    try:
+        return _coordinators(site, base)
+    except PermissionError:
+        return []
+
+
+def _asked(manifest: StepManifest, policy: PolicySpec, site: SiteSpec, base: Path) -> StepManifest:
+    """The question as the coordinator of the kit would ask it, or the one that the policy names."""
+    try:
+        keys = _coordinators(site, base)
+    except PermissionError:
+        keys = list(policy.allow.coordinators)
+    key = next(iter(keys), None)
     return manifest.model_copy(update={"coordinator": key})
 
 

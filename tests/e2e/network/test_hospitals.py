@@ -26,6 +26,23 @@ def tried(host: Host, user: User, *words: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
+def test_the_doctor_finds_nothing_wrong_as_either_user_and_sees_what_that_user_may(
+    hospital: Hospital,
+) -> None:
+    words, seen = ("check", str(hospital.file)), {}
+    for user, host in (
+        (hospital.worker_user, hospital.cut_off),
+        (hospital.node_user, hospital.host),
+    ):
+        done = hospital.call(*words, "--json", user=user, host=host)
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = json.loads(done.stdout)
+        seen[user] = {each["code"] for each in told["findings"]}
+        assert bool(told["measured"]) == (user is hospital.worker_user), "a round was rehearsed"
+    assert "identity_not_seen" in seen[hospital.worker_user]
+    assert {"data_not_seen", "folder_not_seen"} <= seen[hospital.node_user]
+
+
 def test_three_hospitals_make_the_model_of_the_simulation(laboratory: Laboratory) -> None:
     record = laboratory.begin()
     simulated = laboratory.simulated_sha256()

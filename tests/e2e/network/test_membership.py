@@ -90,6 +90,11 @@ def test_a_site_that_is_revoked_is_out_at_once_and_comes_back_by_a_new_token(
         )
         assert again.returncode == 1, again.stderr
         assert "rotation_key" in again.stderr
+        found = hospital.call(
+            "check", str(hospital.file), user=hospital.node_user, host=hospital.host
+        )
+        assert found.returncode == 1
+        assert "certificate_refused" in found.stdout
         record = laboratory.begin()
         laboratory.until(lambda: record.progress is not None, "the run has begun")
         refused = record.progress.refused if record.progress is not None else {}
