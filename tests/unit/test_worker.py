@@ -66,7 +66,7 @@ class World:
             update_norm=100.0,
             subjects=1000,
             bound=1e30 if kind in {"moments", "gram"} else 100.0,
-            seed=3,
+            seed=self.spec.federation.seed,
             moments=None
             if kind in {"describe", "moments"}
             else TableMoments(mean=(0.5, 0.25), deviation=(1.5, 2.0)),
